@@ -1,0 +1,3 @@
+"""medjax: vision-language models for medical images, in JAX."""
+
+__version__ = "0.1.0"

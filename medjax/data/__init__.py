@@ -1,0 +1,1 @@
+"""How examples are made: datasets, sources, transforms, prompts and batches. Knows no model."""
