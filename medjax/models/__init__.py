@@ -1,0 +1,1 @@
+"""What is computed: SigLIP, Gemma, PaliGemma, LoRA. Built on medjax_kernels; knows no data."""

@@ -1,0 +1,62 @@
+"""The one attention function."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from medjax_kernels.attention import reference, xla
+from medjax_kernels.attention.tokens import Tokens, check
+
+IMPLEMENTATIONS = ("auto", "reference", "xla")
+
+
+def attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    *,
+    queries: Tokens = Tokens(),
+    keys: Tokens = Tokens(),
+    scale: float | None = None,
+    soft_cap: float | None = None,
+    implementation: str = "auto",
+) -> Float[Array, "B T N H"]:
+    """Softmax attention with grouped heads, differentiable in q, k and v.
+
+    Args:
+      q: queries. N is a multiple of K: query head n reads key/value head n // (N // K).
+      k: keys, of the same float dtype as q.
+      v: values, of the same float dtype as q.
+      queries: per-token description of the queries, see `Tokens`.
+      keys: per-token description of the keys.
+      scale: multiplies the logits; 1 / sqrt(H) if None.
+      soft_cap: if given, logits become `soft_cap * tanh(logits / soft_cap)` before masking
+        (Gemma 2, arXiv:2408.00118).
+      implementation: "reference" (plain, holds all T x S logits), "xla" (query blocks; holds one
+        block of logits, recomputes it in the backward pass), or "auto" (xla).
+
+    Returns:
+      [B, T, N, H] in q's dtype; softmax and sums are float32. A query that may attend to nothing
+      gets zeros.
+
+    Raises:
+      ValueError: shapes or dtypes that do not fit together, or an unknown implementation.
+    """
+    if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape:
+        raise ValueError(
+            f"expected q [B,T,N,H] and k, v [B,S,K,H], got {q.shape}, {k.shape}, {v.shape}"
+        )
+    if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3] or q.shape[2] % k.shape[2]:
+        raise ValueError(
+            f"q {q.shape} and k {k.shape} must share batch and head width, and the number of query "
+            "heads must be a multiple of the number of key/value heads"
+        )
+    if not (q.dtype == k.dtype == v.dtype and jnp.issubdtype(q.dtype, jnp.floating)):
+        raise ValueError(f"q, k, v must share one float dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
+    check(queries, q.shape[0], q.shape[1], "queries")
+    check(keys, k.shape[0], k.shape[1], "keys")
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if implementation == "reference":
+        return reference.attention(q, k, v, queries, keys, scale, soft_cap)
+    if implementation in ("auto", "xla"):
+        return xla.attention(q, k, v, queries, keys, scale, soft_cap)
+    raise ValueError(f"implementation {implementation!r} is none of {', '.join(IMPLEMENTATIONS)}")

@@ -1,0 +1,52 @@
+"""The one cross entropy function."""
+
+from jaxtyping import Array, Float, Int
+
+from medjax_kernels.cross_entropy import reference, xla
+from medjax_kernels.cross_entropy.scores import TokenScores
+
+IMPLEMENTATIONS = ("auto", "reference", "xla")
+
+
+def cross_entropy(
+    hidden: Float[Array, "M D"],
+    table: Float[Array, "V D"],
+    targets: Int[Array, "M"],
+    weights: Float[Array, "M"],
+    *,
+    soft_cap: float | None = None,
+    label_smoothing: float = 0.0,
+    implementation: str = "auto",
+) -> TokenScores:
+    """Cross entropy of softmax(hidden @ table.T) against targets, for tokens of non-zero weight.
+
+    Args:
+      hidden: last hidden states; the matmul runs in this dtype and accumulates in float32.
+      table: one row per token of the vocabulary (the tied embedding); cast to hidden's dtype.
+      targets: ids in [0, V).
+      weights: float32; a token of weight zero costs nothing and gets no gradient.
+      soft_cap: if given, logits become `soft_cap * tanh(logits / soft_cap)`.
+      label_smoothing: share of the target's probability that is spread evenly over V.
+      implementation: "reference" (all M x V logits), "xla" (a chunk of tokens at a time), or
+        "auto" (xla).
+
+    Returns:
+      Per-token scores. Gradients flow from `loss` to hidden and table alone.
+
+    Raises:
+      ValueError: shapes that do not fit, smoothing outside [0, 1), or an unknown implementation.
+    """
+    tokens = hidden.shape[0]
+    if hidden.ndim != 2 or table.ndim != 2 or hidden.shape[1] != table.shape[1]:
+        raise ValueError(f"expected hidden [M,D], table [V,D], got {hidden.shape}, {table.shape}")
+    if targets.shape != (tokens,) or weights.shape != (tokens,):
+        raise ValueError(
+            f"targets {targets.shape} and weights {weights.shape} must be [{tokens}] like hidden"
+        )
+    if not 0.0 <= label_smoothing < 1.0:
+        raise ValueError(f"label_smoothing {label_smoothing} is not in [0, 1)")
+    if implementation == "reference":
+        return reference.cross_entropy(hidden, table, targets, weights, soft_cap, label_smoothing)
+    if implementation in ("auto", "xla"):
+        return xla.cross_entropy(hidden, table, targets, weights, soft_cap, label_smoothing)
+    raise ValueError(f"implementation {implementation!r} is none of {', '.join(IMPLEMENTATIONS)}")
