@@ -1,0 +1,1 @@
+"""What a model's answers are worth: scores, intervals, baselines, tables and pages to look at."""

@@ -1,0 +1,313 @@
+"""Predictions as one page to look through: images with boxes, questions, answers, scores.
+
+The page needs nothing but itself. Each image is embedded once however many questions share it, and
+boxes are drawn over it as SVG. Everything that comes from data is escaped, and a content security
+policy lets no other script run than the page's own.
+"""
+
+import base64
+import hashlib
+import html
+import importlib.resources
+import io
+import math
+import os
+import re
+import string
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from medjax.data.loc_tokens import EXTRA_REGEX, decode_boxes
+from medjax.evaluation.files import write_whole
+from medjax.evaluation.metrics import FOUND_IOU
+from medjax.evaluation.picture import GUESS_COLOUR, TRUTH_COLOUR
+from medjax.evaluation.predictions import Prediction, by_id
+from medjax.evaluation.table import Estimate, Results, metric_name
+
+_MARKS = {"correct": "✓ correct", "wrong": "✗ wrong", "unscored": "– not scored"}
+_JPEG_QUALITY = 90
+
+
+class _Page(string.Template):
+    """A template whose placeholders look like nothing in HTML, CSS or JavaScript."""
+
+    delimiter = "%%"
+
+
+def write_html(
+    path: str | os.PathLike[str],
+    predictions: Sequence[Prediction] | Mapping[str, Sequence[Prediction]],
+    images: Mapping[str, UInt8[np.ndarray, "H W 3"]],
+    *,
+    title: str = "Predictions",
+    summary: Results | None = None,
+    max_side: int = 448,
+) -> None:
+    """Writes the page, whole or not at all.
+
+    Args:
+      path: of the HTML file.
+      predictions: of one system, or of several by name, on the same examples. The last system is
+        the one that is shown first; the page can switch.
+      images: by image key, uint8 [height, width, 3]; every key of the predictions.
+      title: of the page.
+      summary: the table at its top.
+      max_side: images are embedded with at most this many pixels a side.
+
+    Raises:
+      ValueError: an image is missing, or the systems answered different examples.
+    """
+    page = render(predictions, images, title=title, summary=summary, max_side=max_side)
+    write_whole(path, page.encode("utf-8"))
+
+
+def render(
+    predictions: Sequence[Prediction] | Mapping[str, Sequence[Prediction]],
+    images: Mapping[str, UInt8[np.ndarray, "H W 3"]],
+    *,
+    title: str = "Predictions",
+    summary: Results | None = None,
+    max_side: int = 448,
+) -> str:
+    """The page that `write_html` writes, as text."""
+    systems = predictions if isinstance(predictions, Mapping) else {"model": predictions}
+    if not systems:
+        raise ValueError("no system whose predictions to show")
+    names = list(systems)
+    indices = [by_id(of_system) for of_system in systems.values()]
+    if any(index.keys() != indices[0].keys() for index in indices):
+        raise ValueError("the systems answered different examples")
+    examples = [[index[id] for index in indices] for id in indices[0]]
+
+    keys = dict.fromkeys(example[0].image_key for example in examples)
+    numbers = {key: i for i, key in enumerate(keys)}
+    missing = [key for key in numbers if key not in images]
+    if missing:
+        raise ValueError(f"{len(missing)} images are missing, such as {missing[0]!r}")
+    embedded, sizes = [], []
+    for key, i in numbers.items():
+        uri, width, height = _data_uri(images[key], max_side)
+        sizes.append((width, height))
+        embedded.append(f'<image id="image{i}" width="{width}" height="{height}" href="{uri}"/>')
+
+    template = (importlib.resources.files(__package__) / "page.html").read_text("utf-8")
+    script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)
+    assert script is not None, "page.html has a script"
+    digest = hashlib.sha256(script[1].encode("utf-8")).digest()
+    tasks = sorted({example[0].task for example in examples})
+    rows = (
+        _row(i, example, names, numbers[example[0].image_key], sizes[numbers[example[0].image_key]])
+        for i, example in enumerate(examples)
+    )
+    has_boxes = any(example[0].kind == "detection" for example in examples)
+    return _Page(template).substitute(
+        script_hash=f"sha256-{base64.b64encode(digest).decode()}",
+        title=_text(title),
+        lead=f"{_count(len(examples), 'question')} on {_count(len(numbers), 'image')}",
+        truth_colour=TRUTH_COLOUR,
+        guess_colour=GUESS_COLOUR,
+        default_system=len(names) - 1,
+        system_styles=_system_styles(len(names)),
+        system_hidden=" hidden" if len(names) == 1 else "",
+        system_options=_options(enumerate(names), selected=len(names) - 1),
+        task_options=_options((task, task) for task in tasks),
+        images="\n".join(embedded),
+        results=_results_table(summary) if summary else "",
+        legend=_LEGEND if has_boxes else "",
+        rows="\n".join(rows),
+        found_iou=FOUND_IOU,
+    )
+
+
+def _row(
+    number: int,
+    example: Sequence[Prediction],
+    names: Sequence[str],
+    image: int,
+    size: tuple[int, int],
+) -> str:
+    """One example with the answers of every system."""
+    first = example[0]
+    answers = "".join(
+        _answer(name, prediction) for name, prediction in zip(names, example, strict=True)
+    )
+    truth = (
+        f'<div class="answer true"><span class="who">true answer</span>{_said(first.truth)}</div>'
+        if first.truth
+        else ""
+    )
+    return (
+        f'<li class="row" id="row{number + 1}" data-id="{_text(first.id)}" '
+        f'data-task="{_text(first.task)}" '
+        f'data-verdicts="{" ".join(p.verdict for p in example)}" '
+        f'data-scores="{_numbers(p.main_score for p in example)}" '
+        f'data-confidences="{_numbers(p.confidence for p in example)}">'
+        f"{_picture(example, image, size)}"
+        f'<div><div class="head"><a href="#row{number + 1}">{number + 1}</a>'
+        f"<span>{_text(first.task)}</span><code>{_text(first.id)}</code></div>"
+        f'<p class="question" dir="auto">{_text(first.question)}</p>'
+        f'<div class="answers">{answers}{truth}</div></div></li>'
+    )
+
+
+def _answer(name: str, prediction: Prediction) -> str:
+    """What one system said and what that is worth."""
+    marks = [f'<span class="verdict {prediction.verdict}">{_MARKS[prediction.verdict]}</span>']
+    if prediction.kind != "question":  # where the verdict says less than the scores
+        marks += [
+            f"<span>{_text(metric_name(metric))} {value:.2f}</span>"
+            for metric, value in prediction.scores.items()
+        ]
+    if prediction.confidence is not None:
+        marks.append(
+            f'<span title="log-probability of the whole answer {prediction.log_prob:.3f}">'
+            f"confidence {prediction.confidence:.2f}</span>"
+        )
+    return (
+        f'<div class="answer"><span class="who">{_text(name)}</span>{_said(prediction.generated)}'
+        f'<span class="marks">{"".join(marks)}</span></div>'
+    )
+
+
+def _said(text: str) -> str:
+    """An answer, its loc and seg tokens in small type."""
+    if not text.strip():
+        return '<span class="said"><i>no answer</i></span>'
+    # Escaping `<loc0001>` gives `&lt;loc0001&gt;`, so tokens are found before it is done.
+    parts, end = [], 0
+    for match in EXTRA_REGEX.finditer(text):
+        parts += [_text(text[end : match.start()]), _token(match.group())]
+        end = match.end()
+    parts.append(_text(text[end:]))
+    return f'<span class="said" dir="auto">{"".join(parts)}</span>'
+
+
+def _token(text: str) -> str:
+    return f'<span class="loc mono">{_text(text)}</span>'
+
+
+def _picture(example: Sequence[Prediction], image: int, size: tuple[int, int]) -> str:
+    """The image with the true boxes and, for each system, its own."""
+    width, height = size
+    layers = [f'<use href="#image{image}"/>', _boxes(example[0].truth, "truth", size)]
+    for i, prediction in enumerate(example):
+        boxes = _boxes(prediction.generated, "guess", size)
+        if boxes:
+            layers.append(f'<g class="of of{i}">{boxes}</g>')
+    return (
+        '<button class="picture" aria-expanded="false" title="Enlarge">'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="image '
+        f'{_text(example[0].image_key)}">{"".join(layers)}</svg></button>'
+    )
+
+
+def _boxes(text: str, style: str, size: tuple[int, int]) -> str:
+    """Rectangles for the boxes in an answer; where there are several, with their labels."""
+    width, height = size
+    objects = decode_boxes(text)
+    shapes = []
+    for (y1, x1, y2, x2), label in objects:
+        place = (
+            f'x="{x1 * width:.1f}" y="{y1 * height:.1f}" '
+            f'width="{(x2 - x1) * width:.1f}" height="{(y2 - y1) * height:.1f}"'
+        )
+        shapes.append(f'<rect class="box halo" {place}/><rect class="box {style}" {place}/>')
+        if len(objects) > 1:
+            letter = max(width, height) / 22
+            x, y = x1 * width + letter / 3, y1 * height + 1.1 * letter
+            shapes.append(
+                f'<text class="tag" x="{x:.1f}" y="{y:.1f}" font-size="{letter:.1f}">'
+                f"{_text(label)}</text>"
+            )
+    return "".join(shapes)
+
+
+_LEGEND = (
+    '<div class="legend"><span><svg viewBox="0 0 34 8"><path class="truth" d="M0 4h34"/></svg>'
+    'true box</span><span><svg viewBox="0 0 34 8"><path class="guess" d="M0 4h34"/></svg>'
+    "predicted box</span></div>"
+)
+
+
+def _results_table(summary: Results) -> str:
+    """The table of results; each estimate with a picture of its interval."""
+    head = "".join(
+        f'<th scope="col" class="{"number" if 2 <= i < 4 else ""}">{_text(name)}</th>'
+        for i, name in enumerate(("task", "metric", "questions", summary.groups, *summary.systems))
+    )
+    body = "".join(
+        f'<tr class="{"overall" if row is summary.overall else ""}">'
+        f'<th scope="row">{_text(row.task)}</th><td>{_text(metric_name(row.metric))}</td>'
+        f'<td class="number">{row.questions}</td><td class="number">{row.groups}</td>'
+        + "".join(_estimate(row.estimates[system]) for system in summary.systems)
+        + "</tr>"
+        for row in summary.rows
+    )
+    notes = "".join(
+        f'<p class="note">{_text(line)}</p>' for line in (summary.note, *summary.difference_lines())
+    )
+    return (
+        f'<div class="results"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        f"</div>{notes}"
+    )
+
+
+def _estimate(estimate: Estimate) -> str:
+    value, low, high = (round(100 * n, 1) for n in (estimate.value, estimate.low, estimate.high))
+    words, line = "", ""
+    if not math.isnan(estimate.low):
+        words = f"<span>{estimate.low:.2f}–{estimate.high:.2f}</span>"
+        line = f'<path class="range" stroke-width="2" d="M{low} 4H{high}"/>'
+    return (
+        f'<td class="estimate">{estimate.value:.2f}{words}'
+        '<svg class="whisker" viewBox="-2 0 104 8" preserveAspectRatio="none" aria-hidden="true">'
+        f'<path class="track" d="M0 4H100"/>{line}<circle class="dot" cx="{value}" cy="4" r="2.2"/>'
+        "</svg></td>"
+    )
+
+
+def _system_styles(count: int) -> str:
+    """Hides the boxes of the systems that are not chosen."""
+    return "".join(f'body:not([data-system="{i}"]) .of{i}{{display:none}}\n' for i in range(count))
+
+
+def _options(values: Iterable[tuple[object, str]], selected: object = None) -> str:
+    return "".join(
+        f'<option value="{_text(str(value))}"{" selected" if value == selected else ""}>'
+        f"{_text(name)}</option>"
+        for value, name in values
+    )
+
+
+def _data_uri(pixels: UInt8[np.ndarray, "H W 3"], max_side: int) -> tuple[str, int, int]:
+    """The smaller of PNG and JPEG, with the width and height that it has."""
+    image = Image.fromarray(pixels)
+    if (pixels == pixels[..., :1]).all():
+        image = image.convert("L")
+    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    best = b""
+    for format, options in (
+        ("png", {"optimize": True}),
+        ("jpeg", {"quality": _JPEG_QUALITY, "subsampling": 0}),
+    ):
+        data = io.BytesIO()
+        image.save(data, format, **options)
+        if not best or len(data.getvalue()) < len(best):
+            best, kind = data.getvalue(), format
+    return f"data:image/{kind};base64,{base64.b64encode(best).decode()}", *image.size
+
+
+def _numbers(values: Iterable[float | None]) -> str:
+    return " ".join("-" if value is None else f"{value:.6g}" for value in values)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _text(text: str) -> str:
+    """Untrusted text, safe between tags and in quoted attributes; lone surrogates become "?"."""
+    return html.escape(text.encode("utf-8", "replace").decode("utf-8"), quote=True)
