@@ -75,7 +75,7 @@ class TrainIterator(Iterator[Batch]):
         self._batch_size = batch_size
         self._order = order
         self._next_example = 0
-        self._rows: Iterator[Row] | None = None
+        self._rows: grain.DatasetIterator | None = None
 
     def __next__(self) -> Batch:
         if self._rows is None:
@@ -132,7 +132,7 @@ def make_train_iterator(
       sources: name -> (examples, weight); weights are relative, in examples.
       transform: Example -> row, such as an `ExampleTransform`.
       batch_size: B of all processes together.
-      seed: of the order, at least 0.
+      seed: of the order, 0 or more.
       process_index: this process.
       process_count: how many share each batch.
       workers: processes that read ahead; 0 for threads alone, which suffice where most of the time
@@ -142,8 +142,9 @@ def make_train_iterator(
       prefetch: batches read ahead, by as many threads; 0 for none.
 
     Raises:
-      UserError: an empty source, a weight that is not positive, no source, or a batch that cannot
-        be divided among the processes. Errors in reading an example come out of the iterator.
+      UserError: no source, an empty one, a weight that is not positive, a negative seed, or a batch
+        that cannot be divided among the processes. Errors in reading an example come out of the
+        iterator.
     """
     names = sorted(sources)  # so that the order in a config does not matter
     if not names:
@@ -154,6 +155,8 @@ def make_train_iterator(
             raise UserError(f"The dataset {name!r} has no examples.")
         if not weight > 0 or not np.isfinite(weight):
             raise UserError(f"The weight of dataset {name!r} must be above 0, not {weight}.")
+    if seed < 0:
+        raise UserError(f"The seed must be 0 or more, not {seed}.")
     local_size = _local_batch_size(batch_size, process_index, process_count)
 
     shuffled = [

@@ -37,7 +37,7 @@ from medjax.data.loc_tokens import (
 )
 from medjax.errors import UserError
 
-_Piece = sentencepiece_model_pb2.ModelProto.SentencePiece
+_Model: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]  # made at import
 
 _HTML_TAG = re.compile(
     r"</?(table|caption|thead|tbody|tfoot|tr|th|td|h[1-6]|blockquote"
@@ -180,12 +180,13 @@ class Tokenizer:
 
     def _encode_plain(self, text: str) -> list[int]:
         try:
-            return self._sp.encode(text) if text else []
+            text.encode()
         except UnicodeEncodeError as error:
             raise UserError(
                 f"The text {text!r} holds half a surrogate pair at character {error.start}; "
                 "write the whole character."
             ) from error
+        return self._sp.encode(text) if text else []
 
     def _check_gemma(self) -> None:
         found = (self.pad_id, self.eos_id, self.bos_id, self.loc_ids, self.seg_ids)
@@ -259,9 +260,9 @@ def train_tokenizer(
     return tokenizer
 
 
-def _parse(model: bytes, name: str) -> sentencepiece_model_pb2.ModelProto:
+def _parse(model: bytes, name: str) -> Any:
     try:
-        proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+        proto = _Model.FromString(model)
     except DecodeError as error:
         raise UserError(
             f"{name} is no sentencepiece model file. Give the file that is called tokenizer.model, "
@@ -278,7 +279,7 @@ def _parse(model: bytes, name: str) -> sentencepiece_model_pb2.ModelProto:
     return proto
 
 
-def _first_extra_id(proto: sentencepiece_model_pb2.ModelProto, name: str) -> int:
+def _first_extra_id(proto: Any, name: str) -> int:
     """The id of `<loc0000>`: where the file has it, else after the last piece."""
     found = [(i, p.piece) for i, p in enumerate(proto.pieces) if p.piece in _EXTRA_NUMBERS]
     if not found:
@@ -292,11 +293,11 @@ def _first_extra_id(proto: sentencepiece_model_pb2.ModelProto, name: str) -> int
     return first
 
 
-def _disarm_markup(proto: sentencepiece_model_pb2.ModelProto) -> None:
+def _disarm_markup(proto: Any) -> None:
     """Makes control pieces of the user-defined pieces that a user's text must not yield."""
     for piece in proto.pieces:
-        if piece.type == _Piece.USER_DEFINED and not _is_text(piece.piece):
-            piece.type = _Piece.CONTROL
+        if piece.type == _Model.SentencePiece.USER_DEFINED and not _is_text(piece.piece):
+            piece.type = _Model.SentencePiece.CONTROL
 
 
 def _is_text(piece: str) -> bool:
