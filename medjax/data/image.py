@@ -1,0 +1,99 @@
+"""From an image as it was read to what the model sees: a square of pixels in [-1, 1].
+
+The resize is that of google-research/big_vision (`tf.image.resize`, bilinear with antialiasing,
+pp/ops_image.py), on which PaliGemma was trained, without TensorFlow. Pillow's is another one: it
+rounds where TensorFlow cuts off.
+"""
+
+import collections
+import threading
+
+import numpy as np
+from jaxtyping import Float32, Int64, UInt8
+
+from medjax.data.example import Example
+
+
+def resize(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """Resizes to a square with a triangle filter, widened when it shrinks; aspect is not kept.
+
+    Follows TensorFlow's ScaleAndTranslate kernel to the last bit: float32 weights, rows before
+    columns, sums from the first tap to the last, fractions cut off.
+    """
+    rows = _resize_first_axis(image.astype(np.float32), size)
+    columns = _resize_first_axis(np.ascontiguousarray(rows.transpose(1, 0, 2)), size)
+    return columns.transpose(1, 0, 2).astype(np.uint8)
+
+
+def to_float(image: UInt8[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+    """Maps 0..255 to [-1, 1], as big_vision's `value_range(-1, 1)` does."""
+    return image.astype(np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
+
+
+class ImageTransform:
+    """Maps an Example to its pixels at the model's size, remembering those used last.
+
+    Safe to call from several threads. A copy sent to another process starts with an empty cache.
+    """
+
+    def __init__(self, size: int, cache_bytes: int = 256 * 2**20):
+        """`size` in pixels; `cache_bytes` bounds the memory for pixels, 0 turns the cache off."""
+        self.__setstate__({"size": size, "cache_bytes": cache_bytes})
+
+    def __call__(self, example: Example) -> UInt8[np.ndarray, "size size 3"]:
+        """The resized image, not to be written to: examples of one `image_key` share it."""
+        key = example.image_key
+        if key:
+            with self._lock:
+                if key in self._cache:
+                    self._cache.move_to_end(key)
+                    return self._cache[key]
+        pixels = resize(example.image, self.size)
+        pixels.flags.writeable = False
+        if key:
+            with self._lock:
+                self._cache[key] = pixels
+                while len(self._cache) * pixels.nbytes > self.cache_bytes:
+                    self._cache.popitem(last=False)
+        return pixels
+
+    def __getstate__(self) -> dict:
+        return {"size": self.size, "cache_bytes": self.cache_bytes}
+
+    def __setstate__(self, state: dict) -> None:
+        self.size: int = state["size"]
+        self.cache_bytes: int = state["cache_bytes"]
+        self._cache: collections.OrderedDict[str, UInt8[np.ndarray, "size size 3"]]
+        self._cache = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+
+def _resize_first_axis(
+    image: Float32[np.ndarray, "length *rest"], size: int
+) -> Float32[np.ndarray, "size *rest"]:
+    first, weights = _taps(len(image), size)
+    resized = np.zeros((size, *image.shape[1:]), np.float32)
+    for tap, weight in enumerate(weights.T):
+        # Past the edge the weight is zero.
+        index = np.minimum(first + tap, len(image) - 1)
+        resized += image[index] * weight.reshape(-1, *[1] * (image.ndim - 1))
+    return resized
+
+
+def _taps(
+    length: int, size: int
+) -> tuple[Int64[np.ndarray, "size"], Float32[np.ndarray, "size n"]]:
+    """The first source pixel of every target pixel, and the weights of it and its successors."""
+    one, half = np.float32(1), np.float32(0.5)
+    scale = one / (np.float32(size) / np.float32(length))
+    radius = max(scale, one)
+    center = (np.arange(size, dtype=np.float32) + half) * scale
+    first = np.maximum(np.ceil(center - radius - half), 0).astype(np.int64)
+    last = np.minimum(np.floor(center + radius - half), length - 1).astype(np.int64)
+    index = first[:, None] + np.arange((last - first).max() + 1)
+    distance = np.abs((index.astype(np.float32) + half - center[:, None]) * (one / radius))
+    weights = np.where(index <= last[:, None], np.maximum(one - distance, np.float32(0)), 0)
+    total = np.zeros(size, np.float32)
+    for weight in weights.T.astype(np.float32):
+        total += weight
+    return first, (weights * (one / total)[:, None]).astype(np.float32)
