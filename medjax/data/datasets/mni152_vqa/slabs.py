@@ -1,8 +1,8 @@
 """Which slices of the template are shown, and which split each belongs to.
 
 Neighbouring slices of a head look alike, so splits are made of slabs: runs of neighbouring slices,
-with slices left out between any two slabs. Every plane repeats train, test, train, validation along
-its axis, so that each split sees the head from end to end. Slabs, not slices, are what can be
+with slices left out between any two slabs. Along every plane's axis slabs of train alternate with
+slabs of the other two in turn, so that each split sees the head from end to end. Slabs, not slices, are what can be
 called independent, and the unit in which scores should be resampled.
 """
 
@@ -22,7 +22,12 @@ MIN_TISSUE = 0.05
 GAP = 2
 # Slices in a slab of train, and in one of the other splits. Sagittal slices cover half a head.
 _LENGTHS = {"axial": (7, 4), "coronal": (7, 4), "sagittal": (6, 4)}
-_CYCLE = ("train", "test", "train", "validation")
+# Coronal slabs start with the other, so that either split has the ends of some plane.
+_CYCLE = {
+    "axial": ("train", "test", "train", "validation"),
+    "coronal": ("train", "validation", "train", "test"),
+    "sagittal": ("train", "test", "train", "validation"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +87,7 @@ def _slabs(plane: str, start: int, stop: int) -> list[tuple[int, str, int, int]]
     """Tiles [start, stop) with slabs: (number, split, its start, its stop)."""
     train, held_out = _LENGTHS[plane]
     slabs = []
-    for number, split in enumerate(itertools.cycle(_CYCLE)):
+    for number, split in enumerate(itertools.cycle(_CYCLE[plane])):
         end = start + (train if split == "train" else held_out)
         if end > stop:
             return slabs
