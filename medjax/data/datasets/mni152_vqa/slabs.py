@@ -2,8 +2,8 @@
 
 Neighbouring slices of a head look alike, so splits are made of slabs: runs of neighbouring slices,
 with slices left out between any two slabs. Along every plane's axis slabs of train alternate with
-slabs of the other two in turn, so that each split sees the head from end to end. Slabs, not slices, are what can be
-called independent, and the unit in which scores should be resampled.
+slabs of the other two in turn, so that each split sees the head from end to end. Slabs, not slices,
+are what can be called independent, and the unit in which scores should be resampled.
 """
 
 import dataclasses
@@ -86,7 +86,7 @@ def _plane(template: Template, plane: str) -> list[Cut]:
 def _slabs(plane: str, start: int, stop: int) -> list[tuple[int, str, int, int]]:
     """Tiles [start, stop) with slabs: (number, split, its start, its stop)."""
     train, held_out = _LENGTHS[plane]
-    slabs = []
+    slabs: list[tuple[int, str, int, int]] = []
     for number, split in enumerate(itertools.cycle(_CYCLE[plane])):
         end = start + (train if split == "train" else held_out)
         if end > stop:
