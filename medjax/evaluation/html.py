@@ -27,7 +27,14 @@ from medjax.evaluation.picture import GUESS_COLOUR, TRUTH_COLOUR
 from medjax.evaluation.predictions import Prediction, by_id
 from medjax.evaluation.table import Estimate, Results, metric_name
 
-_MARKS = {"correct": "✓ correct", "wrong": "✗ wrong", "unscored": "– not scored"}
+_MARKS = {
+    ("question", "correct"): "✓ correct",
+    ("question", "wrong"): "✗ wrong",
+    ("detection", "correct"): "✓ found",
+    ("detection", "wrong"): "✗ missed",
+    ("caption", "correct"): "✓ same",
+    ("caption", "wrong"): "✗ differs",
+}
 _JPEG_QUALITY = 90
 
 
@@ -132,7 +139,8 @@ def _row(
     """One example with the answers of every system."""
     first = example[0]
     answers = "".join(
-        _answer(name, prediction) for name, prediction in zip(names, example, strict=True)
+        _answer(i, name, prediction)
+        for i, (name, prediction) in enumerate(zip(names, example, strict=True))
     )
     truth = (
         f'<div class="answer true"><span class="who">true answer</span>{_said(first.truth)}</div>'
@@ -153,21 +161,25 @@ def _row(
     )
 
 
-def _answer(name: str, prediction: Prediction) -> str:
+def _answer(number: int, name: str, prediction: Prediction) -> str:
     """What one system said and what that is worth."""
-    marks = [f'<span class="verdict {prediction.verdict}">{_MARKS[prediction.verdict]}</span>']
-    if prediction.kind != "question":  # where the verdict says less than the scores
-        marks += [
-            f"<span>{_text(metric_name(metric))} {value:.2f}</span>"
-            for metric, value in prediction.scores.items()
-        ]
+    # The verdict says what exact match would.
+    marks = [
+        f"<span>{_text(metric_name(metric))} {value:.2f}</span>"
+        for metric, value in prediction.scores.items()
+        if metric != "exact_match"
+    ]
     if prediction.confidence is not None:
         marks.append(
             f'<span title="log-probability of the whole answer {prediction.log_prob:.3f}">'
             f"confidence {prediction.confidence:.2f}</span>"
         )
+    verdict = prediction.verdict
+    mark = "– not scored" if verdict == "unscored" else _MARKS[prediction.kind, verdict]
+    marks.append(f'<span class="verdict {verdict}">{mark}</span>')
     return (
-        f'<div class="answer"><span class="who">{_text(name)}</span>{_said(prediction.generated)}'
+        f'<div class="answer by{number}"><span class="who">{_text(name)}</span>'
+        f"{_said(prediction.generated)}"
         f'<span class="marks">{"".join(marks)}</span></div>'
     )
 
@@ -175,7 +187,7 @@ def _answer(name: str, prediction: Prediction) -> str:
 def _said(text: str) -> str:
     """An answer, its loc and seg tokens in small type."""
     if not text.strip():
-        return '<span class="said"><i>no answer</i></span>'
+        return '<span class="said"><em>no answer</em></span>'
     # Escaping `<loc0001>` gives `&lt;loc0001&gt;`, so tokens are found before it is done.
     parts, end = [], 0
     for match in EXTRA_REGEX.finditer(text):
@@ -216,11 +228,14 @@ def _boxes(text: str, style: str, size: tuple[int, int]) -> str:
         )
         shapes.append(f'<rect class="box halo" {place}/><rect class="box {style}" {place}/>')
         if len(objects) > 1:
-            letter = max(width, height) / 22
-            x, y = x1 * width + letter / 3, y1 * height + 1.1 * letter
+            # True labels go to the upper left, predicted ones to the lower right of their boxes.
+            letter = max(width, height) / 30
+            x, y = x1 * width + 0.4 * letter, y1 * height + letter
+            if style == "guess":
+                x, y = x2 * width - 0.4 * letter, y2 * height - 0.4 * letter
             shapes.append(
-                f'<text class="tag" x="{x:.1f}" y="{y:.1f}" font-size="{letter:.1f}">'
-                f"{_text(label)}</text>"
+                f'<text class="tag of-{style}" x="{x:.1f}" y="{y:.1f}" '
+                f'font-size="{letter:.1f}">{_text(label)}</text>'
             )
     return "".join(shapes)
 
@@ -241,37 +256,40 @@ def _results_table(summary: Results) -> str:
     body = "".join(
         f'<tr class="{"overall" if row is summary.overall else ""}">'
         f'<th scope="row">{_text(row.task)}</th><td>{_text(metric_name(row.metric))}</td>'
-        f'<td class="number">{row.questions}</td><td class="number">{row.groups}</td>'
-        + "".join(_estimate(row.estimates[system]) for system in summary.systems)
+        f'<td class="number" data-name="questions">{row.questions}</td>'
+        f'<td class="number" data-name="{_text(summary.groups)}">{row.groups}</td>'
+        + "".join(_estimate(system, row.estimates[system]) for system in summary.systems)
         + "</tr>"
         for row in summary.rows
     )
-    notes = "".join(
-        f'<p class="note">{_text(line)}</p>' for line in (summary.note, *summary.difference_lines())
-    )
+    notes = "<br>".join(map(_text, (summary.note, *summary.difference_lines())))
     return (
         f'<div class="results"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        f"</div>{notes}"
+        f'</div><p class="note">{notes}</p>'
     )
 
 
-def _estimate(estimate: Estimate) -> str:
+def _estimate(system: str, estimate: Estimate) -> str:
     value, low, high = (round(100 * n, 1) for n in (estimate.value, estimate.low, estimate.high))
     words, line = "", ""
     if not math.isnan(estimate.low):
         words = f"<span>{estimate.low:.2f}–{estimate.high:.2f}</span>"
-        line = f'<path class="range" stroke-width="2" d="M{low} 4H{high}"/>'
+        line = f'<path class="range" d="M{low} 4H{high}"/>'
     return (
-        f'<td class="estimate">{estimate.value:.2f}{words}'
+        f'<td class="estimate" data-name="{_text(system)}"><div>{estimate.value:.2f}{words}</div>'
         '<svg class="whisker" viewBox="-2 0 104 8" preserveAspectRatio="none" aria-hidden="true">'
-        f'<path class="track" d="M0 4H100"/>{line}<circle class="dot" cx="{value}" cy="4" r="2.2"/>'
+        f'<path class="track" d="M0 4H100"/>{line}<path class="dot" d="M{value} 4h0"/>'
         "</svg></td>"
     )
 
 
 def _system_styles(count: int) -> str:
-    """Hides the boxes of the systems that are not chosen."""
-    return "".join(f'body:not([data-system="{i}"]) .of{i}{{display:none}}\n' for i in range(count))
+    """Shows the boxes of the chosen system alone, and its name in bold."""
+    return "".join(
+        f'body:not([data-system="{i}"]) .of{i}{{display:none}}\n'
+        f'body[data-system="{i}"] .by{i} .who{{color:var(--ink);font-weight:600}}\n'
+        for i in range(count)
+    )
 
 
 def _options(values: Iterable[tuple[object, str]], selected: object = None) -> str:

@@ -1,6 +1,7 @@
 """A picture of a few answers: images with their boxes, questions, answers and truths, in a grid."""
 
 import collections
+import dataclasses
 import io
 import itertools
 import os
@@ -11,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from medjax.data.loc_tokens import EXTRA_REGEX, decode_boxes
 from medjax.evaluation.files import write_whole
+from medjax.evaluation.metrics import MAIN_METRIC
 from medjax.evaluation.predictions import Prediction
 from medjax.evaluation.table import metric_name
 
@@ -19,7 +21,7 @@ TRUTH_COLOUR = "#56B4E9"
 GUESS_COLOUR = "#E69F00"
 
 _PAPER, _INK, _FAINT, _RIGHT, _WRONG = "#FFFFFF", "#1B1F24", "#6A727C", "#1F6F54", "#B3401F"
-_IMAGE, _MARGIN, _GAP, _LINE, _LINES = 300, 32, 28, 22, 6
+_IMAGE, _MARGIN, _GAP, _LINE, _INDENT = 300, 32, 28, 22, 24
 _DASH, _SPACE = 10, 7
 
 
@@ -69,23 +71,29 @@ def contact_sheet(
         raise ValueError("no predictions to draw")
     columns = min(columns, len(chosen))
     rows = -(-len(chosen) // columns)
-    width, height = _IMAGE, _IMAGE + 10 + _LINES * _LINE
+    texts = [_lines(prediction) for prediction in chosen]
+    heights = [
+        _IMAGE + 10 + _LINE * max(len(text) for text in texts[row * columns : (row + 1) * columns])
+        for row in range(rows)
+    ]
     has_boxes = any(p.kind == "detection" for p in chosen)
     legend = 34 if has_boxes else 0
     sheet = Image.new(
         "RGB",
         (
-            2 * _MARGIN + columns * width + (columns - 1) * _GAP,
-            2 * _MARGIN + rows * height + (rows - 1) * _GAP + legend,
+            2 * _MARGIN + columns * _IMAGE + (columns - 1) * _GAP,
+            2 * _MARGIN + sum(heights) + (rows - 1) * _GAP + legend,
         ),
         _PAPER,
     )
     draw = ImageDraw.Draw(sheet)
-    for i, prediction in enumerate(chosen):
-        x = _MARGIN + (i % columns) * (width + _GAP)
-        y = _MARGIN + (i // columns) * (height + _GAP)
+    for i, (prediction, lines) in enumerate(zip(chosen, texts, strict=True)):
+        row, column = divmod(i, columns)
+        x = _MARGIN + column * (_IMAGE + _GAP)
+        y = _MARGIN + sum(heights[:row]) + row * _GAP
         _draw_image(sheet, draw, x, y, images[prediction.image_key], prediction)
-        _draw_text(draw, x, y + _IMAGE + 10, prediction)
+        for number, line in enumerate(lines):
+            _draw_line_of_text(draw, x, y + _IMAGE + 10 + number * _LINE, line)
     if has_boxes:
         _draw_legend(draw, _MARGIN, sheet.height - _MARGIN - 8)
     return sheet
@@ -120,7 +128,7 @@ def _draw_image(
     scale = _IMAGE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     left, top = x + (_IMAGE - size[0]) // 2, y + (_IMAGE - size[1]) // 2
-    draw.rectangle((x, y, x + _IMAGE - 1, y + _IMAGE - 1), fill="#0B0D10")
+    draw.rectangle((x, y, x + _IMAGE - 1, y + _IMAGE - 1), fill="#000000")
     sheet.paste(image.resize(size, Image.Resampling.LANCZOS), (left, top))
     for text, colour, dashed in (
         (prediction.truth, TRUTH_COLOUR, False),
@@ -166,32 +174,47 @@ def _draw_line(
     length = float(np.hypot(*(b - a)))
     for position in np.arange(0.0, length, _DASH + _SPACE):
         ends = [a + (b - a) * min(p, length) / length for p in (position, position + _DASH)]
-        draw.line([tuple(map(float, point)) for point in ends], fill=colour, width=3)
+        draw.line([(float(p[0]), float(p[1])) for p in ends], fill=colour, width=3)
 
 
-def _draw_text(draw: ImageDraw.ImageDraw, x: int, y: int, prediction: Prediction) -> None:
-    """Question, answer with its mark, truth and scores, in at most `_LINES` lines."""
-    lines = [(line, _INK, 17) for line in _wrap(prediction.question, 17, _IMAGE, 2)]
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """A line of text below an image; `mark` is the verdict drawn before it."""
+
+    text: str
+    colour: str
+    size: int
+    inset: int = 0
+    mark: str = ""
+
+
+def _lines(prediction: Prediction) -> list[_Line]:
+    """Question, answer with its mark, truth, and the score that says more than the mark."""
     colour = {"correct": _RIGHT, "wrong": _WRONG, "unscored": _INK}[prediction.verdict]
-    indent = 24
-    answer = _wrap(_readable(prediction.generated) or "(no answer)", 17, _IMAGE - indent, 2)
-    mark_row = len(lines)
-    lines += [(line, colour, 17) for line in answer]
-    shown = ", ".join(f"{metric_name(k)} {v:.2f}" for k, v in prediction.scores.items())
-    if prediction.kind == "question":
-        shown = ""
+    lines = [_Line(text, _INK, 17) for text in _wrap(prediction.question, 17, _IMAGE, 3)]
+    answer = _readable(prediction.generated) or "(no answer)"
+    for i, text in enumerate(_wrap(answer, 17, _IMAGE - _INDENT, 3)):
+        lines.append(_Line(text, colour, 17, _INDENT, "" if i else prediction.verdict))
     if prediction.truth:
-        below = f"true: {_readable(prediction.truth)}" + (f"  ({shown})" if shown else "")
-        lines += [(line, _FAINT, 15) for line in _wrap(below, 15, _IMAGE, 2)]
-    for row, (line, fill, size) in enumerate(lines):
-        inset = indent if mark_row <= row < mark_row + len(answer) else 0
-        draw.text((x + inset, y + row * _LINE), line, fill=fill, font=ImageFont.load_default(size))
-    _draw_mark(draw, x, y + mark_row * _LINE, prediction.verdict, colour)
+        truth = _wrap(f"true: {_readable(prediction.truth)}", 15, _IMAGE - _INDENT, 3)
+        lines += [_Line(text, _FAINT, 15, _INDENT) for text in truth]
+    value = prediction.main_score
+    if value is not None and prediction.kind != "question":
+        name = metric_name(MAIN_METRIC[prediction.kind])
+        lines.append(_Line(f"{name} {value:.2f}", _FAINT, 15, _INDENT))
+    return lines
+
+
+def _draw_line_of_text(draw: ImageDraw.ImageDraw, x: int, y: int, line: _Line) -> None:
+    font = ImageFont.load_default(line.size)
+    draw.text((x + line.inset, y), line.text, fill=line.colour, font=font)
+    if line.mark:
+        _draw_mark(draw, x, y, line.mark, line.colour)
 
 
 def _draw_mark(draw: ImageDraw.ImageDraw, x: int, y: int, verdict: str, colour: str) -> None:
     """A tick or a cross, drawn because Pillow's own font has neither."""
-    strokes = {
+    strokes: dict[str, list[tuple[tuple[int, int], ...]]] = {
         "correct": [((x + 2, y + 11), (x + 7, y + 16), (x + 16, y + 4))],
         "wrong": [((x + 3, y + 4), (x + 15, y + 16)), ((x + 15, y + 4), (x + 3, y + 16))],
         "unscored": [((x + 3, y + 10), (x + 15, y + 10))],

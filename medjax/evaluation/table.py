@@ -9,6 +9,7 @@ from medjax.evaluation import bootstrap
 from medjax.evaluation.predictions import Prediction, by_id
 
 OVERALL = "overall"
+_KINDS = ("question", "detection", "caption")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Results:
 
     Attributes:
       systems: names, in the order given; the last is the one that the others are compared with.
-      tasks: a row for each task and metric, by task.
+      tasks: a row for each task and metric: questions, then detection, then captions.
       overall: exact match over all questions (neither captions nor detection); None without any.
       level: of the intervals.
       groups: what a group is, in the plural: "slabs", "patients".
@@ -199,13 +200,12 @@ def results(
             },
         )
 
-    # A dict keeps the order in which tasks and metrics first appear.
-    found = {(p.task, metric): None for p in first.values() for metric in p.scores}
-    tasks = {task: None for task, _ in found}
+    # Questions come first, then detection, then captions; within those, tasks by name.
+    kinds = {p.task: _KINDS.index(p.kind) for p in first.values()}
+    found = {(kinds[p.task], p.task, metric) for p in first.values() for metric in p.scores}
     rows = [
         make_row(task, metric, lambda p, task=task: p.task == task)  # type: ignore[misc]
-        for task in tasks
-        for metric in (m for t, m in found if t == task)
+        for _, task, metric in sorted(found)
     ]
     overall = None
     if any(p.kind == "question" and "exact_match" in p.scores for p in first.values()):

@@ -1,0 +1,84 @@
+import math
+
+import numpy as np
+import pytest
+
+from medjax.evaluation import bootstrap
+
+
+def test_equals_a_plain_loop():
+    values = np.array([0.0, 1.0, 1.0, 0.5, 0.25, 1.0, 0.0])
+    groups = ["b", "a", "b", "c", "c", "c", "a"]
+    names = ["b", "a", "c"]  # in order of appearance
+    random = np.random.default_rng(7)
+    means = []
+    for drawn in random.integers(3, size=(500, 3)):
+        sample = []
+        for i in drawn:
+            sample += [v for v, g in zip(values, groups, strict=True) if g == names[i]]
+        means.append(sum(sample) / len(sample))
+    low, high = bootstrap.interval(values, groups, level=0.9, samples=500, seed=7)
+    assert low == pytest.approx(np.percentile(means, 5))
+    assert high == pytest.approx(np.percentile(means, 95))
+
+
+def test_blocks_are_the_same_bootstrap(monkeypatch):
+    random = np.random.default_rng(0)
+    values, groups = random.random(200), list(np.arange(200) // 4)
+    whole = bootstrap.interval(values, groups, samples=4000)
+    monkeypatch.setattr(bootstrap, "_DRAWS_PER_BLOCK", 1000)  # 20 samples a block
+    np.testing.assert_allclose(bootstrap.interval(values, groups, samples=4000), whole, atol=0.01)
+
+
+def test_covers_the_mean_of_clustered_data():
+    """95 % intervals cover about that often over groups, and far less if groups are ignored."""
+    random = np.random.default_rng(1)
+    groups = np.repeat(np.arange(40), 8)
+    by_group = by_value = 0
+    trials = 200
+    for trial in range(trials):
+        values = random.normal(size=40)[groups] + 0.5 * random.normal(size=320)
+        for unit, name in ((groups, "group"), (np.arange(320), "value")):
+            low, high = bootstrap.interval(values, list(unit), samples=300, seed=trial)
+            if name == "group":
+                by_group += low <= 0.0 <= high
+            else:
+                by_value += low <= 0.0 <= high
+    assert 0.89 <= by_group / trials <= 0.985
+    assert by_value / trials < 0.7
+
+
+def test_is_deterministic_and_depends_on_the_seed():
+    values, groups = np.random.default_rng(0).random(30), list(np.arange(30) // 3)
+    assert bootstrap.interval(values, groups) == bootstrap.interval(values, groups)
+    assert bootstrap.interval(values, groups) != bootstrap.interval(values, groups, seed=1)
+
+
+def test_equal_values_have_a_point_and_one_group_has_no_interval():
+    assert bootstrap.interval([0.5, 0.5, 0.5], ["a", "b", "b"]) == (0.5, 0.5)
+    assert all(map(math.isnan, bootstrap.interval([0.0, 1.0], ["a", "a"])))
+
+
+def test_pairing_cancels_what_systems_share():
+    random = np.random.default_rng(3)
+    groups = np.repeat(np.arange(20), 5)
+    difficulty = random.normal(size=20)[groups]
+    difference, low, high = bootstrap.paired_difference(difficulty + 0.1, difficulty, list(groups))
+    assert difference == pytest.approx(0.1)
+    assert (low, high) == pytest.approx((0.1, 0.1))
+    unpaired = bootstrap.interval(difficulty + 0.1, list(groups))
+    assert unpaired[1] - unpaired[0] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "groups", "level"),
+    [([], [], 0.95), ([1.0], [], 0.95), ([math.nan, 1.0], ["a", "b"], 0.95), ([1.0], ["a"], 95)],
+)
+def test_refuses_what_has_no_interval(values, groups, level):
+    with pytest.raises(ValueError, match=r"values|level"):
+        bootstrap.interval(values, groups, level)
+
+
+def test_refuses_systems_of_different_sizes():
+    with pytest.raises(ValueError, match="different sizes"):
+        bootstrap.paired_difference([1.0], [1.0, 0.0], ["a", "b"])
