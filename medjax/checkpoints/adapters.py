@@ -1,0 +1,129 @@
+"""LoRA adapters on disk, whatever their format, and merging them into a checkpoint."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from medjax.checkpoints.tensors import Checkpoint, LazyArray, check_specs
+from medjax.errors import UserError
+from medjax.models import lora, params
+from medjax.models.config import PaliGemmaConfig
+from medjax.models.lora import LoRAConfig
+from medjax.models.paligemma import PaliGemma
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """The weights that an adapter was trained on: their path and `files.content_hash`."""
+
+    path: str
+    sha256: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter: iterating yields (name, array), one at a time.
+
+    Attributes:
+      where: what error messages call it, usually its path.
+      config: rank, alpha, targets, towers.
+      arrays: "language_model/layers/self_attn/q_proj/lora_a" -> [L, in, R], ".../lora_b" ->
+        [L, R, out], float32.
+      base: what it was trained on, if that is known.
+    """
+
+    where: str
+    config: LoRAConfig
+    arrays: Mapping[str, LazyArray]
+    base: Base | None = None
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        for name, array in self.arrays.items():
+            yield name, array.read()
+
+    def check(self, model: PaliGemmaConfig) -> None:
+        """Raises UserError unless this adapts exactly the layers that its config names."""
+        check_specs(self.where, self.arrays, adapter_specs(model, self.config))
+
+
+def _abstract(model: PaliGemmaConfig, config: LoRAConfig, **kwargs: Any) -> PaliGemma:
+    def create() -> PaliGemma:
+        module = PaliGemma(model, rngs=nnx.Rngs(0), **kwargs)
+        lora.apply(module, dataclasses.replace(config, dropout=0.0), rngs=nnx.Rngs(0))
+        return module
+
+    return nnx.eval_shape(create)
+
+
+def adapter_specs(model: PaliGemmaConfig, config: LoRAConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of every array of an adapter, by name."""
+    state = nnx.state(_abstract(model, config), nnx.LoRAParam)
+    return {name: tuple(leaf.shape) for name, leaf in params.flatten(state).items()}
+
+
+def build_adapted(checkpoint: Checkpoint, adapter: Adapter, **kwargs: Any) -> PaliGemma:
+    """The model of a checkpoint with its adapter beside it, not merged; without dropout."""
+    adapter.check(checkpoint.config)
+    graphdef, state = nnx.split(_abstract(checkpoint.config, adapter.config, **kwargs))
+    wrapped = {params.base_name(name): name for name in params.flatten(state)}
+
+    def arrays():
+        for name, array in checkpoint:
+            yield wrapped[name], array
+        yield from adapter
+
+    params.assign(state, arrays(), f"{checkpoint.where} with {adapter.where}")
+    return nnx.merge(graphdef, state)
+
+
+def merged(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
+    """The checkpoint with the adapter added to its kernels, in float32.
+
+    Kernels keep their dtype; ask for `checkpoint.astype(float32)` before to keep every digit.
+
+    Raises:
+      UserError: the adapter does not fit the model.
+    """
+    adapter.check(checkpoint.config)
+    arrays = dict(checkpoint.arrays)
+    for name in adapter.arrays:
+        path, leaf = name.rsplit("/", 1)
+        if leaf != "lora_a":
+            continue
+        kernel = arrays[f"{path}/kernel"]
+        pair = (adapter.arrays[f"{path}/lora_a"], adapter.arrays[f"{path}/lora_b"])
+        arrays[f"{path}/kernel"] = _sum(kernel, *pair, adapter.config.scaling)
+    return dataclasses.replace(checkpoint, arrays=arrays)
+
+
+def _sum(kernel: LazyArray, a: LazyArray, b: LazyArray, scaling: float) -> LazyArray:
+    def read() -> np.ndarray:
+        # Layer by layer, so that only the result is as large as the stack.
+        base, left, right = kernel.read(), a.read(), b.read()
+        out = np.empty(kernel.shape, kernel.dtype)
+        for layer in range(len(out)):
+            delta = left[layer].astype(np.float32) @ right[layer].astype(np.float32)
+            out[layer] = base[layer].astype(np.float32) + np.float32(scaling) * delta
+        return out
+
+    return LazyArray(kernel.shape, kernel.dtype, read)
+
+
+def split(named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(parameters under the plain model's names, adapter arrays) of `params.flatten(model)`."""
+    is_adapter = {name: name.endswith(("/lora_a", "/lora_b")) for name in named}
+    base = {params.base_name(name): value for name, value in named.items() if not is_adapter[name]}
+    return base, {name: value for name, value in named.items() if is_adapter[name]}
+
+
+def check_base(adapter: Adapter, sha256: str, where: str) -> None:
+    """Raises UserError if the adapter is known to be trained on other weights than these."""
+    if adapter.base is not None and adapter.base.sha256 not in (None, sha256):
+        raise UserError(
+            f"{adapter.where} was trained on {adapter.base.path} (sha256 "
+            f"{adapter.base.sha256[:12]}...), not on {where} (sha256 {sha256[:12]}...); merged "
+            "with other weights it would compute something else"
+        )

@@ -1,0 +1,178 @@
+"""Checkpoints as lazily read arrays: what every foreign format is turned into, and made from.
+
+A format's reader opens a checkpoint by its headers alone, renames and reshapes on paper, and checks
+every name and shape against the model before a single weight is read. Weights then stream through,
+one parameter at a time.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+from flax import nnx
+
+from medjax.errors import UserError
+from medjax.models import params
+from medjax.models.config import PaliGemmaConfig
+from medjax.models.paligemma import PaliGemma
+from medjax.models.variants import PADDED_VOCAB_SIZE, VOCAB_SIZE
+
+DTYPES = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyArray:
+    """An array that is known by shape and dtype and read when asked for.
+
+    Attributes:
+      read: returns the array; it may be a read-only view of a file.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+    def astype(self, dtype: np.dtype | None) -> "LazyArray":
+        """The same array in another dtype (unchanged for None)."""
+        if dtype is None or dtype == self.dtype:
+            return self
+        return LazyArray(self.shape, dtype, lambda: self.read().astype(dtype))
+
+    def reshape(self, *shape: int) -> "LazyArray":
+        """The same numbers in another shape, given in full."""
+        return LazyArray(shape, self.dtype, lambda: self.read().reshape(shape))
+
+
+def lazy(array: Any) -> LazyArray:
+    """A NumPy or JAX array as a LazyArray; a JAX array stays on its device until read."""
+    return LazyArray(tuple(array.shape), np.dtype(array.dtype), lambda: np.asarray(array))
+
+
+@functools.cache
+def specs(config: PaliGemmaConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter of a model, by medjax's name; nothing is allocated."""
+    model = nnx.eval_shape(lambda: PaliGemma(config, rngs=nnx.Rngs(0)))
+    return {name: tuple(leaf.shape) for name, leaf in params.flatten(model).items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A PaliGemma on disk or in memory: iterating yields (name, array), one at a time.
+
+    Attributes:
+      where: what error messages call it, usually its path.
+      config: of the model.
+      arrays: every parameter by medjax's name.
+      tokenizer: its sentencepiece model file, if it has one.
+
+    Raises:
+      UserError: names or shapes differ from those of `config`.
+    """
+
+    where: str
+    config: PaliGemmaConfig
+    arrays: Mapping[str, LazyArray]
+    tokenizer: pathlib.Path | None = None
+
+    def __post_init__(self):
+        check_specs(self.where, self.arrays, specs(self.config))
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        for name, array in self.arrays.items():
+            yield name, array.read()
+
+    def astype(self, dtype: np.dtype | None) -> "Checkpoint":
+        """The same weights in another dtype (unchanged for None)."""
+        arrays = {name: array.astype(dtype) for name, array in self.arrays.items()}
+        return dataclasses.replace(self, arrays=arrays)
+
+    def with_vocabulary(self, rows: int) -> "Checkpoint":
+        """The same model with the official padding of the vocabulary removed or added.
+
+        Added rows repeat row 0, `<pad>`: their logits equal that of a token which is never an
+        answer, so that they never win where it does not.
+
+        Raises:
+          UserError: for other numbers of rows than Gemma's with and without padding.
+        """
+        name, have = "language_model/embed_tokens", self.config.llm.vocab_size
+        if rows == have:
+            return self
+        if {rows, have} != {VOCAB_SIZE, PADDED_VOCAB_SIZE}:
+            raise UserError(
+                f"{self.where}: the vocabulary has {have} rows and {rows} are asked for; only "
+                f"Gemma's padding ({VOCAB_SIZE} or {PADDED_VOCAB_SIZE} rows) is changed on the way"
+            )
+        table = self.arrays[name]
+
+        def resized() -> np.ndarray:
+            values = table.read()
+            added = np.broadcast_to(values[:1], (max(0, rows - have), values.shape[1]))
+            return np.concatenate([values[:rows], added])
+
+        llm = dataclasses.replace(self.config.llm, vocab_size=rows)
+        resized_table = LazyArray((rows, table.shape[1]), table.dtype, resized)
+        return dataclasses.replace(
+            self,
+            config=dataclasses.replace(self.config, llm=llm),
+            arrays={**self.arrays, name: resized_table},
+        )
+
+
+def check_specs(
+    where: str, arrays: Mapping[str, LazyArray], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raises UserError unless `arrays` has exactly the expected names and shapes."""
+    missing, unexpected = sorted(set(expected) - set(arrays)), sorted(set(arrays) - set(expected))
+    if missing or unexpected:
+        raise UserError(
+            f"{where}: the model's parameters and the checkpoint's differ: "
+            f"{len(missing)} missing {missing[:4]}, {len(unexpected)} unexpected {unexpected[:4]}"
+        )
+    for name, shape in expected.items():
+        if tuple(arrays[name].shape) != tuple(shape):
+            hint = ""
+            if name == "vision_tower/position_embedding":
+                hint = (
+                    "; one row belongs to each image patch, so image_size or patch_size of the "
+                    "model config is not the checkpoint's"
+                )
+            elif name == "language_model/embed_tokens":
+                hint = "; correct llm.vocab_size of the model config"
+            raise UserError(
+                f"{where}: {name} has shape {tuple(arrays[name].shape)}, "
+                f"the model config asks for {tuple(shape)}{hint}"
+            )
+
+
+def build(checkpoint: Checkpoint, **kwargs: Any) -> PaliGemma:
+    """The model of a checkpoint; `kwargs` (dtype, param_dtype, remat) go to PaliGemma."""
+    model = nnx.eval_shape(lambda: PaliGemma(checkpoint.config, rngs=nnx.Rngs(0), **kwargs))
+    graphdef, state = nnx.split(model)
+    params.assign(state, iter(checkpoint), checkpoint.where)
+    return nnx.merge(graphdef, state)
+
+
+def in_memory(
+    config: PaliGemmaConfig,
+    named: Mapping[str, jax.Array | np.ndarray],
+    tokenizer: str | os.PathLike[str] | None = None,
+    where: str = "the model",
+) -> Checkpoint:
+    """A checkpoint of arrays that are in memory already, as `params.flatten` names them."""
+    return Checkpoint(
+        where,
+        config,
+        {name: lazy(array) for name, array in named.items()},
+        None if tokenizer is None else pathlib.Path(tokenizer),
+    )
