@@ -79,8 +79,8 @@ class JsonLinesSource:
             a row is bad and `on_bad_example` is "error".
         """
         counter = FaultCounter(on_bad_example)
-        self._path = Path(path)
-        self._root = Path(image_root) if image_root else self._path.parent
+        self._path = Path(path).expanduser()
+        self._root = Path(image_root).expanduser() if image_root else self._path.parent
         if not self._path.is_file():
             raise UserError(f"There is no file {path}: give the path of a JSON-lines file.")
         if not self._root.is_dir():
@@ -135,7 +135,7 @@ class JsonLinesSource:
         """Parses every line: number and offset of the good ones, and their images."""
         lines, images = [], []
         seen: dict[str, int] = {}  # id: line
-        found_tasks = set()
+        found_tasks: set[str] = set()
         offset = 0
         with self._path.open("rb") as file:
             for number, line in enumerate(file, start=1):
@@ -144,9 +144,6 @@ class JsonLinesSource:
                     continue
                 try:
                     row = self._parse(number, line)
-                    if not row.image.path.is_file():
-                        missing = f"the image {row.image.path} does not exist."
-                        raise self._at(number, BadExample("missing image", missing))
                 except BadExample as fault:
                     counter.add(fault)
                     continue
@@ -157,14 +154,20 @@ class JsonLinesSource:
                     )
                 seen[row.id] = number
                 task = row.extra.get("task")
-                found_tasks.add(str(task))
-                if not tasks or task in tasks:
-                    lines.append((number, start))
-                    images.append(row.image)
+                if task is not None:
+                    found_tasks.add(str(task))
+                if tasks and task not in tasks:
+                    continue
+                if not row.image.path.is_file():
+                    missing = f"the image {row.image.path} does not exist."
+                    counter.add(self._at(number, BadExample("missing image", missing)))
+                    continue
+                lines.append((number, start))
+                images.append(row.image)
         if unknown := sorted(tasks - found_tasks):
             raise UserError(
                 f'{self._path} has no row with "task" {", ".join(map(repr, unknown))}: it has '
-                f"{', '.join(sorted(found_tasks)) or 'no rows'}."
+                f"{', '.join(sorted(found_tasks)) or 'none'}."
             )
         return lines, images
 

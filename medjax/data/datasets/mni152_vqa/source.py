@@ -1,12 +1,10 @@
 """`mni152_vqa` as examples: built on first use, then read from its files without TensorFlow."""
 
-import collections
 import contextlib
 import fcntl
 import io
 import logging
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +27,7 @@ class Mni152VqaSource:
     """One example a question, slice by slice.
 
     `extra` holds task, phrasing, plane, slice, slab and voxel_mm; scores should be resampled over
-    slabs. Images are decoded when first asked for and then kept (9 MB for all of train).
+    slabs. Images are decoded when first asked for and then kept (8 MB for all of train).
     """
 
     def __init__(self, *, split: str, tasks: Sequence[str] = (), data_dir: str | Path):
@@ -41,7 +39,8 @@ class Mni152VqaSource:
           data_dir: where TFDS datasets live.
 
         Raises:
-          UserError: unknown split or task.
+          UserError: unknown split or task, or the dataset is to be built where nothing can be
+            written.
         """
         if split not in SPLITS:
             raise UserError(f"mni152_vqa has no split {split!r}: name one of {', '.join(SPLITS)}.")
@@ -105,6 +104,7 @@ def _row(record: Mapping, task: bytes, phrasing: int, prefix: bytes, suffix: byt
 
 def _records(data_dir: Path, split: str) -> Sequence[Mapping]:
     """The records of a split, their images still PNG files."""
+    data_dir = data_dir.expanduser()
     builder = Mni152Vqa(data_dir=data_dir, file_format="array_record")
     final = Path(builder.data_path)
     if not final.exists():
@@ -122,17 +122,28 @@ def _build(builder: Mni152Vqa, final: Path) -> None:
         # Of a build that was killed; the lock says that none is going on.
         shutil.rmtree(leftover)
     _log.info("Building the dataset mni152_vqa in %s (once, a few seconds).", final)
-    # TFDS prints its progress; standard output belongs to the commands.
-    with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(sys.stderr):
-        builder.download_and_prepare(download_dir=downloads)
-    sizes = collections.Counter({s: info.num_examples for s, info in builder.info.splits.items()})
-    _log.info("Built mni152_vqa: %s slices.", ", ".join(f"{n} {s}" for s, n in sizes.items()))
+    # TFDS announces a download on standard output, which belongs to the commands.
+    tfds.display_progress_bar(False)
+    try:
+        with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(download_dir=downloads)
+    finally:
+        tfds.display_progress_bar(True)
+    sizes = [f"{info.num_examples} {split}" for split, info in builder.info.splits.items()]
+    _log.info("Built mni152_vqa: %s slices.", ", ".join(sizes))
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Holds a lock on a file, which the system frees even if this process is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise UserError(
+            f"mni152_vqa can't be built in {path.parent} ({error.strerror}): "
+            "give a data_dir that can be written to."
+        ) from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
