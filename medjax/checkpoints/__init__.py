@@ -1,0 +1,1 @@
+"""Checkpoints of medjax and of other systems: one module a format."""

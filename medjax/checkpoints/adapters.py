@@ -79,37 +79,38 @@ def build_adapted(checkpoint: Checkpoint, adapter: Adapter, **kwargs: Any) -> Pa
     return nnx.merge(graphdef, state)
 
 
-def merged(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
-    """The checkpoint with the adapter added to its kernels, in float32.
+def merged(checkpoint: Checkpoint, adapter: Adapter, dtype: np.dtype | None = None) -> Checkpoint:
+    """The checkpoint with the adapter added to its kernels in float32, then rounded to `dtype`.
 
-    Kernels keep their dtype; ask for `checkpoint.astype(float32)` before to keep every digit.
+    Args:
+      dtype: of the result; by default every parameter keeps its own.
 
     Raises:
       UserError: the adapter does not fit the model.
     """
     adapter.check(checkpoint.config)
-    arrays = dict(checkpoint.arrays)
-    for name in adapter.arrays:
-        path, leaf = name.rsplit("/", 1)
-        if leaf != "lora_a":
-            continue
-        kernel = arrays[f"{path}/kernel"]
-        pair = (adapter.arrays[f"{path}/lora_a"], adapter.arrays[f"{path}/lora_b"])
-        arrays[f"{path}/kernel"] = _sum(kernel, *pair, adapter.config.scaling)
+    arrays = {name: array.astype(dtype) for name, array in checkpoint.arrays.items()}
+    for path in {name.rsplit("/", 1)[0] for name in adapter.arrays}:
+        a, b = adapter.arrays[f"{path}/lora_a"], adapter.arrays[f"{path}/lora_b"]
+        name = f"{path}/kernel"
+        kernel = checkpoint.arrays[name]
+        arrays[name] = _sum(kernel, a, b, adapter.config.scaling, dtype or kernel.dtype)
     return dataclasses.replace(checkpoint, arrays=arrays)
 
 
-def _sum(kernel: LazyArray, a: LazyArray, b: LazyArray, scaling: float) -> LazyArray:
+def _sum(
+    kernel: LazyArray, a: LazyArray, b: LazyArray, scaling: float, dtype: np.dtype
+) -> LazyArray:
     def read() -> np.ndarray:
         # Layer by layer, so that only the result is as large as the stack.
         base, left, right = kernel.read(), a.read(), b.read()
-        out = np.empty(kernel.shape, kernel.dtype)
+        out = np.empty(kernel.shape, dtype)
         for layer in range(len(out)):
             delta = left[layer].astype(np.float32) @ right[layer].astype(np.float32)
             out[layer] = base[layer].astype(np.float32) + np.float32(scaling) * delta
         return out
 
-    return LazyArray(kernel.shape, kernel.dtype, read)
+    return LazyArray(kernel.shape, dtype, read)
 
 
 def split(named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -268,6 +268,13 @@ def _data_offset(path: pathlib.Path, info: zipfile.ZipInfo) -> int:
     return info.header_offset + 30 + int(name) + int(extra)
 
 
+def unpadded(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint without Gemma's vocabulary padding, which big_vision's models do not have."""
+    if checkpoint.config.llm.vocab_size == PADDED_VOCAB_SIZE:
+        return checkpoint.with_vocabulary(VOCAB_SIZE)
+    return checkpoint
+
+
 def write_npz(
     checkpoint: Checkpoint,
     path: str | os.PathLike[str],
@@ -277,17 +284,16 @@ def write_npz(
 ) -> None:
     """Writes a checkpoint that big_vision loads; one array in memory at a time.
 
-    Gemma's padded vocabulary loses its padding, which big_vision's models do not have. bfloat16 is
-    stored as NumPy does, as two-byte records.
+    Gemma's vocabulary loses its padding (`unpadded`). bfloat16 is stored as NumPy does, as two-byte
+    records.
 
     Raises:
       UserError: `path` exists and may not be overwritten.
     """
     path = pathlib.Path(path)
+    checkpoint = unpadded(checkpoint)
     if path.suffix != ".npz":
         raise UserError(f"output {path}: a big_vision checkpoint's name ends in .npz")
-    if checkpoint.config.llm.vocab_size == PADDED_VOCAB_SIZE:
-        checkpoint = checkpoint.with_vocabulary(VOCAB_SIZE)
     with new_file(path, overwrite=overwrite) as temporary, zipfile.ZipFile(temporary, "w") as out:
         for theirs, entry in _entries(checkpoint.config).items():
             array = entry.join([checkpoint.arrays[name].read() for name in entry.names])

@@ -5,9 +5,9 @@ Names are in `hf_names`, the config in `hf_config`, tokenizer and image processo
 
 import contextlib
 import json
+import math
 import os
 import pathlib
-from collections.abc import Callable
 
 import numpy as np
 
@@ -132,6 +132,13 @@ def _stacked(
     return LazyArray(shape, dtype, read)
 
 
+def padded(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with Gemma's vocabulary padded as the official folders' (257,216 rows)."""
+    if checkpoint.config.llm.vocab_size == VOCAB_SIZE:
+        return checkpoint.with_vocabulary(PADDED_VOCAB_SIZE)
+    return checkpoint
+
+
 def write_folder(
     checkpoint: Checkpoint,
     path: str | os.PathLike[str],
@@ -142,8 +149,7 @@ def write_folder(
 ) -> None:
     """Writes a folder that transformers loads with no key missing and none unexpected.
 
-    Official vocabularies get the official padding (257,152 -> 257,216 rows). One parameter is in
-    memory at a time.
+    Official vocabularies get the official padding (`padded`). One parameter is in memory at a time.
 
     Args:
       checkpoint: what to write; its tokenizer becomes tokenizer and processor files.
@@ -154,8 +160,7 @@ def write_folder(
     Raises:
       UserError: transformers has no such model, or `path` may not be overwritten.
     """
-    if checkpoint.config.llm.vocab_size == VOCAB_SIZE:
-        checkpoint = checkpoint.with_vocabulary(PADDED_VOCAB_SIZE)
+    checkpoint = padded(checkpoint)
     config = checkpoint.config
     processor = hf_processor.load(checkpoint, copy_from)
     dtypes = [array.dtype for array in checkpoint.arrays.values()]
@@ -203,7 +208,11 @@ def _write_weights(checkpoint: Checkpoint, folder: pathlib.Path, shard_bytes: in
 
 def _shards(folder: pathlib.Path, tensors: dict, shard_bytes: int) -> dict[str, dict]:
     """Tensors by the file that they go to; writes the index if there are several files."""
-    size: Callable[[str], int] = lambda n: int(np.prod(tensors[n][0])) * tensors[n][1].itemsize  # noqa: E731
+
+    def size(name: str) -> int:
+        shape, dtype = tensors[name]
+        return math.prod(shape) * dtype.itemsize
+
     groups: list[dict] = [{}]
     filled = 0
     for name, spec in tensors.items():

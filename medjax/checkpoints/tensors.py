@@ -7,6 +7,7 @@ one parameter at a time.
 
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -42,15 +43,16 @@ class LazyArray:
     dtype: np.dtype
     read: Callable[[], np.ndarray]
 
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
     def astype(self, dtype: np.dtype | None) -> "LazyArray":
         """The same array in another dtype (unchanged for None)."""
         if dtype is None or dtype == self.dtype:
             return self
         return LazyArray(self.shape, dtype, lambda: self.read().astype(dtype))
-
-    def reshape(self, *shape: int) -> "LazyArray":
-        """The same numbers in another shape, given in full."""
-        return LazyArray(shape, self.dtype, lambda: self.read().reshape(shape))
 
 
 def lazy(array: Any) -> LazyArray:

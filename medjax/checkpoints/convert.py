@@ -1,0 +1,252 @@
+"""From one checkpoint format to another, streaming; `tools/convert.py` is its command line.
+
+    from: big_vision, huggingface, medjax      to: big_vision, huggingface, medjax, peft
+
+An adapter, found in a medjax folder or given, is merged in float32, or written as one.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+from medjax.checkpoints import big_vision, huggingface, model_folder, peft
+from medjax.checkpoints.adapters import Adapter, Base, check_base, merged
+from medjax.checkpoints.files import content_hash
+from medjax.checkpoints.tensors import DTYPES, Checkpoint, LazyArray
+from medjax.errors import UserError
+from medjax.models import variants
+from medjax.models.config import PaliGemmaConfig
+
+SOURCES = ("big_vision", "huggingface", "medjax")
+TARGETS = ("huggingface", "big_vision", "medjax", "peft")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to convert, and how.
+
+    Attributes:
+      source, target: one of SOURCES, one of TARGETS.
+      input: an npz file (big_vision) or a folder.
+      output: an npz file (big_vision) or a folder, which appears when it is complete.
+      model_config: official name or JSON file; needed for big_vision, not allowed otherwise.
+      dtype: of the written weights, a key of DTYPES; by default the source's.
+      adapter: folder of a PEFT or medjax adapter.
+      keep_adapter: write the adapter beside the base instead of merging it (to medjax only).
+      other_base: merge an adapter even if it was trained on other files than `input`.
+      tokenizer: sentencepiece model file that belongs to the model; by default the source's own.
+      base_model: what a PEFT adapter names as its base.
+      overwrite: whether an earlier result may be replaced.
+    """
+
+    source: str
+    target: str
+    input: pathlib.Path
+    output: pathlib.Path
+    model_config: str | None = None
+    dtype: str | None = None
+    adapter: pathlib.Path | None = None
+    keep_adapter: bool = False
+    other_base: bool = False
+    tokenizer: pathlib.Path | None = None
+    base_model: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self):
+        _one_of("--from", self.source, SOURCES)
+        _one_of("--to", self.target, TARGETS)
+        if self.dtype is not None:
+            _one_of("--dtype", self.dtype, tuple(DTYPES))
+        if self.source == "big_vision" and self.model_config is None:
+            raise UserError(
+                "a big_vision checkpoint does not say what model it is; give --model-config, a "
+                f"JSON file or one of {', '.join(variants.VARIANTS)}"
+            )
+        if self.source != "big_vision" and self.model_config is not None:
+            raise UserError(f"--model-config: a {self.source} folder says itself what model it is")
+        if self.keep_adapter and self.target != "medjax":
+            raise UserError("--keep-adapter goes with --to medjax; to PEFT's format, --to peft")
+        if self.tokenizer is not None and not self.tokenizer.is_file():
+            raise UserError(f"--tokenizer {self.tokenizer} is no file")
+
+
+def _one_of(flag: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UserError(f"{flag} {value!r} is none of {', '.join(known)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a request reads: a plain model, and the adapter that goes with it, if any."""
+
+    checkpoint: Checkpoint
+    adapter: Adapter | None
+
+
+def open_source(request: Request) -> Source:
+    """Opens and checks everything that `request` reads.
+
+    Raises:
+      UserError: see the formats' own functions.
+    """
+    path = request.input
+    adapter = None
+    if request.source == "big_vision":
+        assert request.model_config is not None
+        checkpoint = big_vision.open_npz(path, variants.resolve(request.model_config))
+    elif request.source == "huggingface":
+        checkpoint = huggingface.open_folder(path)
+    else:
+        if model_folder.has_adapter(path):
+            adapter = model_folder.open_adapter(path)
+        if model_folder.has_params(path) or adapter is None:
+            checkpoint = model_folder.open_model(path)
+        else:
+            checkpoint = _open_base(path, adapter, request.other_base)
+    if request.adapter is not None:
+        if adapter is not None:
+            raise UserError(f"{path} has an adapter already; --adapter cannot add another")
+        adapter = open_any_adapter(request.adapter)
+        if not request.other_base and adapter.base is not None and adapter.base.sha256 is not None:
+            check_base(adapter, content_hash(path), str(path))
+    if adapter is not None:
+        adapter.check(checkpoint.config)
+    if request.tokenizer is not None:
+        checkpoint = dataclasses.replace(checkpoint, tokenizer=request.tokenizer)
+    return Source(checkpoint, adapter)
+
+
+def open_any_adapter(path: pathlib.Path) -> Adapter:
+    """An adapter folder of PEFT or of medjax.
+
+    Raises:
+      UserError: it is neither.
+    """
+    if model_folder.has_adapter(path):
+        return model_folder.open_adapter(path)
+    if (path / peft.CONFIG).is_file():
+        return peft.open_adapter(path)
+    raise UserError(f"{path} holds neither {peft.CONFIG} (PEFT) nor {model_folder.LORA} (medjax)")
+
+
+def open_any_model(path: pathlib.Path, config: PaliGemmaConfig | None = None) -> Checkpoint:
+    """A model in whatever format it is: npz file, medjax folder or Hugging Face folder.
+
+    Args:
+      config: of the model, needed for an npz file.
+
+    Raises:
+      UserError: it is none of them.
+    """
+    if path.is_file() and path.suffix == ".npz":
+        if config is None:
+            raise UserError(f"{path} does not say what model it is; give its config")
+        return big_vision.open_npz(path, config)
+    if (path / model_folder.MODEL).is_file():
+        return model_folder.open_model(path)
+    if (path / "config.json").is_file():
+        return huggingface.open_folder(path)
+    raise UserError(f"{path} is no npz file, medjax folder or Hugging Face folder")
+
+
+def _open_base(path: pathlib.Path, adapter: Adapter, other_base: bool) -> Checkpoint:
+    if adapter.base is None:
+        raise UserError(f"{path} holds an adapter alone and does not name its base")
+    base = pathlib.Path(adapter.base.path)
+    if not base.exists():
+        raise UserError(
+            f"{path} holds an adapter alone; its base {base} is not there. Give the base as "
+            f"--input and {path} as --adapter"
+        )
+    if not other_base:
+        check_base(adapter, content_hash(base), str(base))
+    checkpoint = open_any_model(base, model_folder.read_config(path))
+    tokenizer = path / model_folder.TOKENIZER
+    return (
+        dataclasses.replace(checkpoint, tokenizer=tokenizer) if tokenizer.is_file() else checkpoint
+    )
+
+
+def convert(
+    request: Request, source: Source | None = None, tick: Callable[[str], None] | None = None
+) -> dict:
+    """Does what `request` says.
+
+    Args:
+      source: what `open_source(request)` gave, if it is open already.
+      tick: called with the name of every array that has been read.
+
+    Returns:
+      What was done: formats, paths, number of parameters, dtype, vocabulary rows, adapter.
+
+    Raises:
+      UserError: nothing is written then.
+    """
+    source = source or open_source(request)
+    checkpoint, adapter = source.checkpoint, source.adapter
+    if request.target == "peft" and adapter is None:
+        raise UserError(f"{request.input} has no adapter to write; give one as --adapter")
+    if request.keep_adapter and adapter is None:
+        raise UserError(f"--keep-adapter: {request.input} has no adapter, and none is given")
+    dtype = DTYPES[request.dtype] if request.dtype else None
+    what = "none" if adapter is None else "merged"
+    if request.target == "peft" or request.keep_adapter:
+        what = "kept"
+        result = checkpoint.astype(dtype)
+    elif adapter is not None:
+        result = merged(checkpoint, adapter, dtype)
+    else:
+        result = checkpoint.astype(dtype)
+    if request.target == "huggingface":
+        result = huggingface.padded(result)
+    elif request.target == "big_vision":
+        result = big_vision.unpadded(result)
+    if tick is not None:
+        result = _ticking(result, tick)
+    _write(request, result, adapter)
+    count = sum(array.size for array in result.arrays.values())
+    return {
+        "from": request.source,
+        "to": request.target,
+        "input": str(request.input),
+        "output": str(request.output),
+        "parameters": count,
+        "dtype": sorted({str(array.dtype) for array in result.arrays.values()}),
+        "vocabulary_rows": result.config.llm.vocab_size,
+        "adapter": what,
+    }
+
+
+def _ticking(checkpoint: Checkpoint, tick: Callable[[str], None]) -> Checkpoint:
+    def wrap(name: str, array: LazyArray) -> LazyArray:
+        def read():
+            value = array.read()
+            tick(name)
+            return value
+
+        return dataclasses.replace(array, read=read)
+
+    arrays = {name: wrap(name, array) for name, array in checkpoint.arrays.items()}
+    return dataclasses.replace(checkpoint, arrays=arrays)
+
+
+def _write(request: Request, result: Checkpoint, adapter: Adapter | None) -> None:
+    output, overwrite = request.output, request.overwrite
+    if request.target == "big_vision":
+        big_vision.write_npz(result, output, overwrite=overwrite)
+    elif request.target == "huggingface":
+        own_files = request.source == "huggingface" and request.tokenizer is None
+        copy_from = request.input if own_files else None
+        huggingface.write_folder(result, output, overwrite=overwrite, copy_from=copy_from)
+    elif request.target == "peft":
+        assert adapter is not None
+        base = Base(request.base_model) if request.base_model else None
+        peft.write_adapter(adapter, output, base=base, overwrite=overwrite)
+    else:
+        kept = adapter if request.keep_adapter else None
+        if kept is not None and kept.base is None:
+            base = Base(str(request.input.absolute()), content_hash(request.input))
+            kept = dataclasses.replace(kept, base=base)
+        model_folder.write_folder(
+            output, result.config, result, kept, tokenizer=result.tokenizer, overwrite=overwrite
+        )

@@ -1,0 +1,47 @@
+"""One random question about a random image, to compare what two checkpoints compute."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from medjax.checkpoints.adapters import Adapter, build_adapted
+from medjax.checkpoints.tensors import Checkpoint, build
+from medjax.models.config import PaliGemmaConfig
+from medjax.models.variants import VOCAB_SIZE
+
+
+class Probe(NamedTuple):
+    """Input of one forward pass; see `PaliGemma.__call__`."""
+
+    image: Float[np.ndarray, "B Y X 3"]
+    tokens: Int[np.ndarray, "B T"]
+    mask_ar: Int[np.ndarray, "B T"]
+
+
+def make(config: PaliGemmaConfig, *, prefix: int = 6, suffix: int = 4, seed: int = 0) -> Probe:
+    """A probe with `prefix` bidirectional and `suffix` causal tokens."""
+    rng = np.random.default_rng(seed)
+    side = config.image_size
+    tokens = rng.integers(3, min(config.llm.vocab_size, VOCAB_SIZE), (1, prefix + suffix))
+    return Probe(
+        image=rng.uniform(-1, 1, (1, side, side, 3)).astype(np.float32),
+        tokens=tokens.astype(np.int32),
+        mask_ar=np.array([[0] * prefix + [1] * suffix], np.int32),
+    )
+
+
+def logits(
+    checkpoint: Checkpoint, probe: Probe, adapter: Adapter | None = None
+) -> Float[np.ndarray, "B T V"]:
+    """What the checkpoint says to the probe, the adapter not merged; computed in float32."""
+    model = build(checkpoint) if adapter is None else build_adapted(checkpoint, adapter)
+    with jax.default_matmul_precision("highest"):
+        return np.asarray(model(*probe))
+
+
+def difference(a: Float[np.ndarray, "B T V"], b: Float[np.ndarray, "B T W"]) -> float:
+    """Largest absolute difference over the rows that both vocabularies have."""
+    rows = min(a.shape[-1], b.shape[-1])
+    return float(np.abs(a[..., :rows] - b[..., :rows]).max())

@@ -1,0 +1,105 @@
+#!/usr/bin/env python
+"""Converts PaliGemma checkpoints between big_vision, Hugging Face, PEFT and medjax.
+
+Examples:
+  convert.py --from big_vision --to huggingface --model-config paligemma-3b-224 \\
+      --input pt_224.npz --tokenizer tokenizer.model --output hf/
+  convert.py --from medjax --to peft --input runs/retina/model --base-model hf/ --output adapter/
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+import tempfile
+
+from tqdm import tqdm
+
+from medjax.checkpoints import convert, huggingface, probe
+from medjax.errors import UserError
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    path = pathlib.Path
+    add = parser.add_argument
+    add("--from", dest="source", required=True, choices=convert.SOURCES)
+    add("--to", dest="target", required=True, choices=convert.TARGETS)
+    add("--input", required=True, type=path, help="npz file of big_vision, or a folder")
+    add("--output", required=True, type=path, help="npz file of big_vision, or a new folder")
+    add("--model-config", help="official name or JSON file; needed for big_vision's npz")
+    add("--dtype", help="float32, bfloat16 or float16; by default as the input")
+    add("--adapter", type=path, help="PEFT or medjax adapter folder, merged in float32")
+    add("--keep-adapter", action="store_true", help="with --to medjax: do not merge the adapter")
+    add("--other-base", action="store_true", help="merge an adapter onto another base than its own")
+    add("--tokenizer", type=path, help="sentencepiece model file; by default the input's own")
+    add("--base-model", help="what a PEFT adapter names as its base")
+    add("--overwrite", action="store_true", help="replace an earlier result")
+    add("--verify", action="store_true", help="run input and output, print the logit difference")
+    add("--json", action="store_true", help="print one JSON object on stdout")
+    return parser.parse_args()
+
+
+def _run(args: argparse.Namespace) -> dict:
+    options = {k: v for k, v in vars(args).items() if k not in ("verify", "json")}
+    request = convert.Request(**options)
+    source = convert.open_source(request)
+    total = len(source.checkpoint.arrays)
+    with tqdm(total=total, unit="parameter", disable=args.target == "peft") as bar:
+        report = convert.convert(request, source, tick=lambda name: bar.update())
+    if args.verify:
+        report["max_logit_difference"] = _verify(request, source)
+    return report
+
+
+def _verify(request: convert.Request, source: convert.Source) -> dict[str, float]:
+    """Largest absolute logit difference between the input in medjax and whoever can run it.
+
+    The input's adapter is applied, not merged, so that the merge is verified as well.
+    """
+    import peers
+
+    checkpoint, adapter = source.checkpoint, source.adapter
+    question = probe.make(checkpoint.config)
+    wanted = probe.logits(checkpoint, question, adapter)
+    found = {}
+    transformers = peers.installed("transformers") and peers.installed("torch")
+    if request.source == "huggingface" and adapter is None and transformers:
+        found["input in transformers"] = peers.huggingface_logits(request.input, question)
+    if request.target == "huggingface" and transformers:
+        found["output in transformers"] = peers.huggingface_logits(request.output, question)
+    if request.target == "peft":
+        written = convert.open_any_adapter(request.output)
+        found["output in medjax"] = probe.logits(checkpoint, question, written)
+        if transformers and peers.installed("peft"):
+            with tempfile.TemporaryDirectory() as folder:
+                base = pathlib.Path(folder) / "base"
+                huggingface.write_folder(checkpoint, base)
+                found["output in PEFT"] = peers.huggingface_logits(base, question, request.output)
+    else:
+        written_model = convert.open_any_model(request.output, checkpoint.config)
+        kept = convert.open_any_adapter(request.output) if request.keep_adapter else None
+        found["output in medjax"] = probe.logits(written_model, question, kept)
+    return {name: probe.difference(wanted, logits) for name, logits in found.items()}
+
+
+def main() -> int:
+    """Returns the exit code: 0 done, 2 the user's input is wrong."""
+    args = _arguments()
+    try:
+        report = _run(args)
+    except UserError as error:
+        print(f"convert: {error}", file=sys.stderr)
+        return 2
+    if args.json:
+        print(json.dumps(report))
+        return 0
+    for key, value in report.items():
+        print(f"{key}: {value}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
