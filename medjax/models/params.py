@@ -38,7 +38,7 @@ def assign(
       UserError: a name that the state lacks, a name of the state that never came, or a shape that
         differs; the message names `source`, and how many more there are.
     """
-    targets = {"/".join(map(str, p)): v for p, v in nnx.to_flat_state(state)}
+    targets = {base_name("/".join(map(str, p))): v for p, v in nnx.to_flat_state(state)}
     left = dict(targets)
     pairs = arrays.items() if isinstance(arrays, Mapping) else arrays
     for name, array in pairs:

@@ -1,0 +1,1 @@
+"""Where computation runs and in which precision: meshes, sharding rules, dtypes."""

@@ -1,0 +1,99 @@
+"""Checkpoints of a training run, through orbax: asynchronous, the latest and the best are kept.
+
+Only what trains is saved (with adapters: the adapters), with the optimizer's state, the step, the
+loss scale and where the data stands. The frozen base is referenced, not copied.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from medjax.errors import UserError
+
+policies = ocp.checkpoint_managers
+
+
+class Checkpoints:
+    """The checkpoints in one folder, a subfolder a step."""
+
+    def __init__(self, folder: pathlib.Path, *, keep_latest: int = 1, keep_best: int = 1):
+        """Opens or creates the folder. The best are those of the lowest validation loss."""
+        self._folder = pathlib.Path(folder).absolute()
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: metrics["loss"],
+            reverse=True,
+            n=keep_best,
+            keep_checkpoints_without_metrics=False,
+        )
+        keep = (
+            [policies.LatestN(keep_latest), best] if keep_best else [policies.LatestN(keep_latest)]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(keep),
+            best_fn=lambda metrics: metrics["loss"],
+            best_mode="min",
+            cleanup_tmp_directories=True,
+        )
+        self._manager = ocp.CheckpointManager(
+            self._folder, options=options, item_names=("state", "data")
+        )
+
+    def save(self, step: int, state: Any, data: dict, loss: float | None = None) -> None:
+        """Saves in the background; returns once `state` may be changed."""
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
+            ),
+            metrics=None if loss is None else {"loss": loss},
+        )
+
+    def latest(self) -> int | None:
+        """The last step that was saved whole, or None."""
+        return self._manager.latest_step()
+
+    def best(self) -> int | None:
+        """The step of the lowest validation loss, or None if none was validated."""
+        return self._manager.best_step()
+
+    def restore(self, step: int, like: Any) -> tuple[Any, dict]:
+        """The state and data position saved at `step`.
+
+        Args:
+          like: a state of the same structure, real or abstract, whose shapes, dtypes and layouts
+            the result has.
+
+        Raises:
+          UserError: the checkpoint is damaged or of another model.
+        """
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        try:
+            found = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
+                ),
+            )
+        except Exception as error:  # orbax and tensorstore raise many types for damaged files
+            raise UserError(
+                f"checkpoint {self._folder / str(step)} cannot be restored: it is damaged or of "
+                f"another model. Delete that folder to go on from an earlier one, or choose "
+                f"another workdir. ({type(error).__name__}: {_first_line(error)})"
+            ) from error
+        return found["state"], found["data"]
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and ends the background threads."""
+        self._manager.close()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:300]

@@ -1,0 +1,25 @@
+"""What all commands share: exit codes, and prose on stderr so that stdout stays for results."""
+
+import signal
+import sys
+from collections.abc import Callable
+
+from medjax.errors import UserError
+
+
+def say(message: str) -> None:
+    """Tells the user something, on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Runs a command and exits: 0 done, 2 the user's input is wrong, 1 anything else."""
+    try:
+        code = main() or 0
+    except UserError as error:
+        say(f"error: {error}")
+        code = 2
+    except KeyboardInterrupt:
+        say("interrupted")
+        code = 128 + signal.SIGINT
+    sys.exit(code)

@@ -1,0 +1,276 @@
+"""The configuration: every key with its default, and how a recipe and the command line change it.
+
+A recipe is a Python file with `get_config(arg)` that returns an ml_collections ConfigDict with the
+keys that it wants different (google-research/big_vision's idiom). Keys that are not listed here are
+errors. `stages` may name several trainings that follow one another in one run; each is a ConfigDict
+of what differs from the rest of the config.
+"""
+
+import importlib.util
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from medjax.errors import UserError
+
+
+def defaults() -> ConfigDict:
+    """Every key that a recipe may set. Sources and models have keys of their own, see there."""
+    return ConfigDict(
+        {
+            "name": "run",  # names the default workdir, runs/<name>
+            "seed": 0,
+            # What is trained.
+            "model": "",  # an official name, a .json file, or ConfigDict(img=..., llm=...)
+            "init": "",  # weights: big_vision .npz, Hugging Face folder or medjax model folder
+            "tokenizer": "",  # sentencepiece file; none: the one of `init`, else one is trained
+            "tokenizer_vocab_size": 256,  # of a trained tokenizer, loc and seg tokens not counted
+            "ordered_loc_init": False,  # start loc tokens as smooth functions of their number
+            "image_size": 224,  # pixels
+            "text_length": 128,  # tokens of question and answer together
+            "dtype": "auto",  # of matmuls: auto, float32, bfloat16, float16
+            "param_dtype": "auto",  # of weights that do not train: auto is dtype
+            "remat": "none",  # what the backward pass recomputes: none, dots, full
+            "lora": {
+                "rank": 0,  # 0: no adapters, all weights train
+                "alpha": 16.0,
+                "dropout": 0.0,
+                "targets": ("q_proj", "k_proj", "v_proj", "o_proj",
+                            "gate_proj", "up_proj", "down_proj"),
+                "towers": ("language_model",),  # and "vision_tower"
+                "init": "kaiming",  # or normal
+            },
+            # On what: name -> ConfigDict(source=..., and what else SOURCE_DEFAULTS has)
+            "data": {
+                "dir": "",  # where built datasets are kept; none: the user's cache
+                "train": {},
+                "validation": {},
+                "test": {},
+                "on_bad_example": "error",  # or skip (and count)
+                "on_long_text": "truncate",  # (and count) or error
+                "image_cache_mib": 256,  # resized images kept in memory
+                "workers": 0,  # processes that read ahead; 0: threads alone
+            },
+            # How.
+            "batch_size": 16,  # examples per optimizer step, on all devices together
+            "accumulation": 1,  # parts that a batch is cut into, one after another
+            "steps": 0,  # or:
+            "epochs": 0.0,  # passes over the training data
+            "optimizer": {
+                "optax_name": "adamw",  # any optimizer of optax
+                "learning_rate": 1e-4,
+                "weight_decay": 0.0,  # on matrices; norms and biases are spared
+                "options": {},  # further arguments of the optimizer, such as b2
+                "schedule": "cosine",  # after the warm-up: cosine, linear, constant
+                "warmup_steps": 0,
+                "clip_norm": 0.0,  # 0: off
+                # ((regular expression, multiplier), ...): the first that is found in a parameter's
+                # name counts; 0 freezes.
+                "lr_multipliers": (),
+            },
+            "loss": {
+                "normalize": "example",  # mean over examples of their mean, or token: over tokens
+                "label_smoothing": 0.0,
+            },
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},  # -1: what the others leave
+            # When (steps; 0: never).
+            "log_every": 50,
+            "eval_every": 0,
+            "checkpoint_every": 500,
+            "keep_latest": 1,
+            "keep_best": 1,  # by validation loss
+            "restore_best": False,  # end with the best weights rather than the last
+            # The end of a run.
+            "decode": {
+                "method": "greedy",
+                "max_new_tokens": 32,
+                "temperature": 1.0,
+                "top_p": 1.0,
+                "num_samples": 1,
+                "num_beams": 1,
+                "length_penalty": 1.0,
+            },
+            "evaluate": {
+                "batch_size": 32,
+                "majority": True,  # also the majority answer of the training data
+                "every_stage": True,  # also the model of each earlier stage
+                "examples": 0,  # at most so many of each test set; 0: all
+            },
+            "export": {"huggingface": True, "verify": True, "dtype": "float32"},
+            "stages": {},
+            "stage_order": (),  # of the stages' names; none: alphabetical
+        },
+        allow_dotted_keys=False,
+    )  # fmt: skip
+
+
+# Keys whose ConfigDicts have names of the user's own choice.
+_OPEN = {"data.train", "data.validation", "data.test", "optimizer.options", "model", "stages"}
+
+SOURCE_DEFAULTS = {"source": "", "split": "", "tasks": (), "image_root": "", "weight": 1.0}
+
+_CHOICES = {
+    "dtype": ("auto", "float32", "bfloat16", "float16"),
+    "param_dtype": ("auto", "float32", "bfloat16", "float16"),
+    "remat": ("none", "dots", "full"),
+    "optimizer.schedule": ("cosine", "linear", "constant"),
+    "loss.normalize": ("example", "token"),
+    "data.on_bad_example": ("error", "skip"),
+    "data.on_long_text": ("truncate", "error"),
+    "export.dtype": ("float32", "bfloat16", "float16"),
+}
+_AT_LEAST_ONE = ("batch_size", "accumulation", "image_size", "text_length", "keep_latest")
+
+
+def load(path_and_arg: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The full config of a recipe.
+
+    Args:
+      path_and_arg: "configs/quickstart.py", or with an argument for get_config "recipe.py:448".
+      overrides: "--config.optimizer.learning_rate=1e-3" and the like.
+
+    Raises:
+      UserError: a file that is no recipe, an unknown key, or a value of the wrong type.
+    """
+    path, _, arg = path_and_arg.partition(":")
+    config = resolve(_recipe(path, arg), where=path)
+    holder = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", config, flag_values=holder)
+    try:
+        rest = holder(["medjax", *overrides])[1:]
+    except (flags.Error, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"command line: {error}") from error
+    if rest:
+        raise UserError(f"command line: {' '.join(rest)} is not --config.key=value")
+    check(config, where="command line")
+    return config
+
+
+def _recipe(path: str, arg: str) -> ConfigDict:
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"config {path!r} is no file; give a recipe such as configs/quickstart.py")
+    spec = importlib.util.spec_from_file_location("medjax_recipe", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"config {path!r} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(arg) if arg else module.get_config()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"config {path} fails: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"config {path}: get_config() returns no ConfigDict")
+    return config
+
+
+def resolve(recipe: ConfigDict, where: str = "config") -> ConfigDict:
+    """The defaults with the recipe's keys over them, checked."""
+    config = defaults()
+    _merge(config, recipe, "", where)
+    check(config, where)
+    return config
+
+
+def _merge(into: ConfigDict, source: ConfigDict, prefix: str, where: str) -> None:
+    for key, value in source.items():
+        name = f"{prefix}{key}"
+        if name in _OPEN:
+            with into.ignore_type():
+                into[key] = _opened(name, value, where)
+        elif key not in into:
+            raise UserError(f"{where}: unknown key {name}; known here: {', '.join(sorted(into))}")
+        elif isinstance(into[key], ConfigDict):
+            if not isinstance(value, ConfigDict):
+                raise UserError(f"{where}: {name} must be a ConfigDict, not {value!r}")
+            _merge(into[key], value, f"{name}.", where)
+        else:
+            into[key] = _typed(name, value, into[key], where)
+
+
+def _opened(name: str, value: Any, where: str) -> Any:
+    if name == "model":
+        if not isinstance(value, str | ConfigDict):
+            raise UserError(f"{where}: model must be a name, a .json file or a ConfigDict")
+        return value
+    if not isinstance(value, ConfigDict):
+        raise UserError(f"{where}: {name} must be a ConfigDict, not {value!r}")
+    if name == "optimizer.options":
+        return value
+    if name == "stages":
+        for stage, changes in value.items():
+            if not isinstance(changes, ConfigDict) or "stages" in changes:
+                raise UserError(f"{where}: stages.{stage} must be a ConfigDict without stages")
+        return value
+    sources = ConfigDict()
+    for key, spec in value.items():
+        full = ConfigDict(SOURCE_DEFAULTS)
+        if not isinstance(spec, ConfigDict):
+            raise UserError(f"{where}: {name}.{key} must be a ConfigDict(source=...)")
+        _merge(full, spec, f"{name}.{key}.", where)
+        sources[key] = full
+    return sources
+
+
+def _typed(name: str, value: Any, default: Any, where: str) -> Any:
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(default, tuple) and isinstance(value, list | tuple):
+        return tuple(value)
+    if type(value) is not type(default):
+        raise UserError(
+            f"{where}: {name} is {value!r}; expected {type(default).__name__} like {default!r}"
+        )
+    return value
+
+
+def check(config: ConfigDict, where: str = "config") -> None:
+    """Raises UserError for a value that no run could use."""
+    for name, choices in _CHOICES.items():
+        value = _get(config, name)
+        if value not in choices:
+            raise UserError(f"{where}: {name} is {value!r}, none of {', '.join(choices)}")
+    for name in _AT_LEAST_ONE:
+        if _get(config, name) < 1:
+            raise UserError(f"{where}: {name} is {_get(config, name)}; it must be at least 1")
+    if config.batch_size % config.accumulation:
+        raise UserError(
+            f"{where}: batch_size {config.batch_size} cannot be cut into accumulation = "
+            f"{config.accumulation} equal parts"
+        )
+    order = config.stage_order
+    if order and sorted(order) != sorted(config.stages):
+        raise UserError(
+            f"{where}: stage_order {order} does not name each of the stages "
+            f"{tuple(config.stages)} once"
+        )
+    for stage in config.stages:
+        stage_config(config, stage)
+
+
+def _get(config: ConfigDict, dotted: str) -> Any:
+    for key in dotted.split("."):
+        config = config[key]
+    return config
+
+
+def stage_config(config: ConfigDict, stage: str) -> ConfigDict:
+    """The config of one stage: the run's, with the stage's keys over it."""
+    result = config.copy_and_resolve_references()
+    if stage not in result.stages:
+        return result
+    changes = result.stages[stage]
+    result.unlock()
+    result.stages, result.stage_order = ConfigDict(), ()
+    _merge(result, changes, "", f"stages.{stage}")
+    check(result, f"stages.{stage}")
+    return result.lock()
+
+
+def stage_names(config: ConfigDict) -> tuple[str, ...]:
+    """The stages in their order; ("train",) if the recipe names none."""
+    return tuple(config.stage_order) or tuple(sorted(config.stages)) or ("train",)

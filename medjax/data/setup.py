@@ -1,0 +1,89 @@
+"""From a config's `data` to sources, tokenizer and transform."""
+
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+
+from ml_collections import ConfigDict
+
+from medjax.data.batching import ExampleTransform
+from medjax.data.image import ImageTransform
+from medjax.data.prompts import TextTransform
+from medjax.data.sources import Source, open_source
+from medjax.data.tokenizer import Tokenizer, train_tokenizer
+from medjax.errors import UserError
+
+
+def data_dir(config: ConfigDict) -> pathlib.Path:
+    """Where built datasets are kept: `data.dir`, else $MEDJAX_DATA, else the user's cache."""
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "medjax"
+    return pathlib.Path(config.data.dir or os.environ.get("MEDJAX_DATA") or cache).expanduser()
+
+
+def open_sources(config: ConfigDict, part: str) -> dict[str, tuple[Source, float]]:
+    """The sources of `data.train`, `data.validation` or `data.test` with their weights, by name."""
+    sources = {}
+    for name, spec in config.data[part].items():
+        if not spec.source:
+            raise UserError(f"data.{part}.{name}: source is not set; name a dataset or a .jsonl")
+        source = open_source(
+            spec.source,
+            split=spec.split,
+            tasks=tuple(spec.tasks),
+            image_root=spec.image_root,
+            data_dir=data_dir(config),
+            on_bad_example=config.data.on_bad_example,
+        )
+        sources[name] = (source, spec.weight)
+    return sources
+
+
+class Joined:
+    """Several sources one after another, as one."""
+
+    def __init__(self, sources: Sequence[Source], limit: int = 0):
+        """Takes at most `limit` evenly spaced examples of each source; 0 for all."""
+        self._places = []
+        for source in sources:
+            count = min(len(source), limit) if limit else len(source)
+            self._places += [(source, i * len(source) // count) for i in range(count)]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int):
+        source, place = self._places[index]
+        return source[place]
+
+
+def texts(sources: Mapping[str, tuple[Source, float]]) -> Iterator[str]:
+    """Every question and answer of the sources, for training a tokenizer."""
+    for name in sorted(sources):
+        source, _ = sources[name]
+        for index in range(len(source)):
+            example = source[index]
+            yield example.prefix
+            yield example.suffix
+
+
+def make_tokenizer(
+    config: ConfigDict, path: pathlib.Path, source_texts: Iterator[str]
+) -> Tokenizer:
+    """The run's tokenizer, kept at `path`: found there, copied there, or trained on the texts."""
+    if path.exists():
+        return Tokenizer.load(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if config.tokenizer:
+        tokenizer = Tokenizer.load(config.tokenizer)
+        tokenizer.save(path)
+        return tokenizer
+    return train_tokenizer(source_texts, path, vocab_size=config.tokenizer_vocab_size)
+
+
+def make_transform(config: ConfigDict, tokenizer: Tokenizer) -> ExampleTransform:
+    """Examples to rows of a batch, the same for training, evaluation and serving."""
+    cache = config.data.image_cache_mib * 2**20
+    return ExampleTransform(
+        ImageTransform(config.image_size, cache_bytes=cache),
+        TextTransform(tokenizer, config.text_length, config.data.on_long_text),
+    )

@@ -1,0 +1,240 @@
+"""The loop: batches in, metrics and checkpoints out; interrupted and continued at any step."""
+
+import collections
+import dataclasses
+import math
+import pathlib
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from medjax.checkpoints.manager import Checkpoints
+from medjax.cli import say
+from medjax.data.batching import Batch, TrainIterator
+from medjax.errors import UserError
+from medjax.scaling import sharding
+from medjax.training import loss_scaling
+from medjax.training.signals import StopRequest
+from medjax.training.step import TrainState, make_eval_step, make_train_step, split
+from medjax.training.writers import MetricsWriter
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; everything is saved, and the same command continues."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """When what happens, in steps; 0 is never."""
+
+    steps: int
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+
+
+class Trainer:
+    """One training of one model.
+
+    Attributes:
+      state: what changes, see `TrainState`.
+      model: structure and frozen part are fixed; `model_with(params)` gives a usable model.
+    """
+
+    def __init__(
+        self,
+        model: nnx.Module,
+        optimizer: optax.GradientTransformation,
+        *,
+        mesh: Mesh,
+        dtype: np.dtype,
+        seed: int = 0,
+        normalize: str = "example",
+        label_smoothing: float = 0.0,
+        accumulation: int = 1,
+        frozen: Callable[[str], bool] = lambda name: False,
+    ):
+        self._mesh = mesh
+        still, dropping, params, self._rest = split(model, frozen)
+        if not params:
+            raise UserError("optimizer.lr_multipliers freeze every parameter; nothing is left")
+        self._still = still
+        self._train_step = jax.jit(
+            make_train_step(
+                dropping,
+                optimizer,
+                seed=seed,
+                normalize=normalize,
+                label_smoothing=label_smoothing,
+                accumulation=accumulation,
+                skip_overflows=dtype == np.float16,
+            ),
+            donate_argnums=0,
+        )
+        self._eval_step = jax.jit(make_eval_step(still, normalize=normalize))
+        copy = sharding.replicated(mesh)
+        # Copied, since the step donates its state and the model may be wanted afterwards.
+        params = jax.tree.map(lambda x: x.copy(), params)
+        opt_state = jax.jit(optimizer.init)(params)
+        scale = loss_scaling.create(dtype)
+        step, scale = jax.device_put((np.int32(0), scale), copy)
+        self.state = TrainState(step, params, opt_state, scale)
+
+    def model_with(self, params: dict[str, jax.Array] | None = None) -> nnx.Module:
+        """The model with these parameters, or with the present ones."""
+        return self._still.merge(self.state.params if params is None else params, self._rest)
+
+    def step(self, batch: dict[str, np.ndarray]):
+        """Trains on one batch of this process; returns the metrics, not waited for."""
+        put = sharding.put_batch(batch, self._mesh)
+        self.state, metrics = self._train_step(self.state, self._rest, put)
+        return metrics
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Mean loss and token accuracy over batches."""
+        totals = np.zeros(4)
+        for batch in batches:
+            put = sharding.put_batch(batch.arrays, self._mesh)
+            totals += np.asarray(self._eval_step(self.state.params, self._rest, put), np.float64)
+        loss, count, tokens, correct = totals
+        return {"loss": loss / max(count, 1), "accuracy": correct / max(tokens, 1)}
+
+
+def train(
+    trainer: Trainer,
+    data: TrainIterator,
+    schedule: Schedule,
+    folder: pathlib.Path,
+    *,
+    checkpoints: Checkpoints,
+    learning_rate: optax.Schedule,
+    validation: Callable[[], Iterable[Batch]] | None = None,
+    name: str = "train",
+) -> None:
+    """Trains to the schedule's end, from the latest checkpoint in `checkpoints` if there is one.
+
+    Raises:
+      Interrupted: a signal asked to stop; the state is saved.
+      UserError: the loss is not a number; the message names the step and its examples.
+    """
+    start = _restore(trainer, data, checkpoints)
+    if start >= schedule.steps:
+        return
+    writer = MetricsWriter(folder, start)
+    window = _Window(writer, learning_rate)
+    bar = tqdm(
+        total=schedule.steps, initial=start, desc=name, unit="step", mininterval=1.0,
+        dynamic_ncols=True,
+    )  # fmt: skip
+    try:
+        with StopRequest() as stop:
+            for step in range(start + 1, schedule.steps + 1):
+                batch = next(data)
+                window.add(step, batch, trainer.step(batch.arrays))
+                bar.update()
+                last = step == schedule.steps
+                loss = None
+                if _due(step, schedule.log_every) or last:
+                    bar.set_postfix_str(window.flush(step))
+                if validation and (_due(step, schedule.eval_every) or last):
+                    result = trainer.evaluate(validation())
+                    loss = result["loss"]
+                    writer.write(step, {f"validation/{k}": v for k, v in result.items()})
+                    bar.write(f"{name} step {step}: validation " + _format(result))
+                # The best must be saved to be kept: with validation, every evaluation saves.
+                if loss is not None or _due(step, schedule.checkpoint_every) or last:
+                    window.check()
+                    checkpoints.save(step, trainer.state, data.get_state(), loss)
+                if stop.requested and not last:
+                    window.check()
+                    checkpoints.save(step, trainer.state, data.get_state())
+                    checkpoints.wait()
+                    raise Interrupted(f"{name}: stopped at step {step}; all is saved")
+        checkpoints.wait()
+    finally:
+        bar.close()
+        writer.close()
+        data.close()
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _restore(trainer: Trainer, data: TrainIterator, checkpoints: Checkpoints) -> int:
+    step = checkpoints.latest()
+    if step is None:
+        return 0
+    trainer.state, position = checkpoints.restore(step, trainer.state)
+    data.set_state(position)
+    say(f"continuing from step {step}")
+    return step
+
+
+class _Window:
+    """Metrics since the last log line. They are read one step late, so that no step waits."""
+
+    def __init__(self, writer: MetricsWriter, learning_rate: optax.Schedule):
+        self._writer = writer
+        self._learning_rate = learning_rate
+        self._pending: collections.deque[tuple[int, Batch, Any]] = collections.deque()
+        self._read: list[dict[str, float]] = []
+        self._truncated = self._examples = 0
+        self._since = time.perf_counter()
+
+    def add(self, step: int, batch: Batch, metrics) -> None:
+        self._pending.append((step, batch, metrics))
+        self._truncated += int(batch.truncated.sum())
+        self._examples += len(batch.ids)
+        while len(self._pending) > 1:
+            self._take()
+
+    def _take(self) -> None:
+        step, batch, metrics = self._pending.popleft()
+        values = {key: float(value) for key, value in metrics._asdict().items()}
+        if not math.isfinite(values["loss"]) and not values["skipped"]:
+            raise UserError(
+                f"the loss is {values['loss']} at step {step}. Lower optimizer.learning_rate, or "
+                f"look at the examples of this step: {', '.join(batch.ids)}. Nothing of this step "
+                "was saved."
+            )
+        self._read.append(values)
+
+    def check(self) -> None:
+        """Reads what is pending; raises UserError if a loss is not a number."""
+        while self._pending:
+            self._take()
+
+    def flush(self, step: int) -> str:
+        """Writes the means since the last time and returns them as a line."""
+        self.check()
+        seconds = time.perf_counter() - self._since
+        means = {
+            key: float(np.mean([values[key] for values in self._read]))
+            for key in ("loss", "accuracy", "grad_norm")
+        }
+        extra = {
+            "learning_rate": float(self._learning_rate(step - 1)),
+            "examples_per_second": self._examples / seconds,
+            "tokens": sum(values["tokens"] for values in self._read),
+        }
+        if skipped := sum(values["skipped"] for values in self._read):
+            extra["skipped_steps"] = skipped
+        if self._truncated:
+            extra["truncated_examples"] = float(self._truncated)
+        self._writer.write(step, means | extra)
+        self._read, self._truncated, self._examples = [], 0, 0
+        self._since = time.perf_counter()
+        shown = means | {k: v for k, v in extra.items() if k in ("skipped_steps",)}
+        return _format(shown)
+
+
+def _format(values: dict[str, float]) -> str:
+    return ", ".join(f"{key} {value:.4g}" for key, value in values.items())
