@@ -1,6 +1,7 @@
 """LoRA adapters on disk, whatever their format, and merging them into a checkpoint."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -68,14 +69,8 @@ def build_adapted(checkpoint: Checkpoint, adapter: Adapter, **kwargs: Any) -> Pa
     """The model of a checkpoint with its adapter beside it, not merged; without dropout."""
     adapter.check(checkpoint.config)
     graphdef, state = nnx.split(_abstract(checkpoint.config, adapter.config, **kwargs))
-    wrapped = {params.base_name(name): name for name in params.flatten(state)}
-
-    def arrays():
-        for name, array in checkpoint:
-            yield wrapped[name], array
-        yield from adapter
-
-    params.assign(state, arrays(), f"{checkpoint.where} with {adapter.where}")
+    arrays = itertools.chain(checkpoint, adapter)
+    params.assign(state, arrays, f"{checkpoint.where} with {adapter.where}")
     return nnx.merge(graphdef, state)
 
 
