@@ -4,11 +4,13 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from flax import nnx
 from jaxtyping import Float, Int
 
 from medjax.checkpoints.adapters import Adapter, build_adapted
 from medjax.checkpoints.tensors import Checkpoint, build
 from medjax.models.config import PaliGemmaConfig
+from medjax.models.paligemma import PaliGemma
 from medjax.models.variants import VOCAB_SIZE
 
 
@@ -32,13 +34,24 @@ def make(config: PaliGemmaConfig, *, prefix: int = 6, suffix: int = 4, seed: int
     )
 
 
+def run(model: PaliGemma, probe: Probe) -> Float[np.ndarray, "B T V"]:
+    """What a model says to the probe, with full-precision matmuls."""
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def forward(state, image, tokens, mask_ar):
+        return nnx.merge(graphdef, state)(image, tokens, mask_ar)
+
+    with jax.default_matmul_precision("highest"):
+        return np.asarray(forward(state, *probe))
+
+
 def logits(
     checkpoint: Checkpoint, probe: Probe, adapter: Adapter | None = None
 ) -> Float[np.ndarray, "B T V"]:
-    """What the checkpoint says to the probe, the adapter not merged; computed in float32."""
+    """What a checkpoint says to the probe, its adapter not merged; computed in float32."""
     model = build(checkpoint) if adapter is None else build_adapted(checkpoint, adapter)
-    with jax.default_matmul_precision("highest"):
-        return np.asarray(model(*probe))
+    return run(model, probe)
 
 
 def difference(a: Float[np.ndarray, "B T V"], b: Float[np.ndarray, "B T W"]) -> float:

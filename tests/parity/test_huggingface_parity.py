@@ -9,7 +9,6 @@ import importlib.util
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -18,12 +17,11 @@ from flax import nnx
 from PIL import Image
 
 from medjax.checkpoints import huggingface, probe, tensors
+from medjax.checkpoints.tensors import Checkpoint
 from medjax.data.prompts import pack_prompt
 from medjax.data.tokenizer import train_tokenizer
 from medjax.decoding import DecodeConfig, decode
-from medjax.models import params
 from medjax.models.config import GemmaConfig, PaliGemmaConfig, SigLIPConfig
-from medjax.models.paligemma import PaliGemma
 
 _PEERS = pathlib.Path(__file__).parents[2] / "tools" / "peers.py"
 _SPEC = importlib.util.spec_from_file_location("peers", _PEERS)
@@ -53,34 +51,23 @@ LLMS = {
 }
 
 
-def random_model(config: PaliGemmaConfig, seed: int = 0) -> PaliGemma:
+def random_checkpoint(config: PaliGemmaConfig, tokenizer=None, seed: int = 0) -> Checkpoint:
     """A model in which every parameter, norms and biases included, is random and matters."""
-    model = PaliGemma(config, rngs=nnx.Rngs(seed))
-    state = nnx.state(model, nnx.Param)
-    leaves, treedef = jax.tree.flatten(state)
     rng = np.random.default_rng(seed)
-    noise = [0.1 * rng.standard_normal(leaf.shape).astype(np.float32) for leaf in leaves]
-    leaves = [1.5 * leaf + jnp.asarray(n) for leaf, n in zip(leaves, noise, strict=True)]
-    nnx.update(model, jax.tree.unflatten(treedef, leaves))
-    return model
-
-
-def as_checkpoint(model: PaliGemma, tokenizer=None) -> tensors.Checkpoint:
-    return tensors.in_memory(model.config, params.flatten(model), tokenizer)
-
-
-def medjax_logits(model: PaliGemma, question: probe.Probe) -> np.ndarray:
-    with jax.default_matmul_precision("highest"):
-        return np.asarray(model(*question))
+    named = {
+        name: (0.2 * rng.standard_normal(shape)).astype(np.float32)
+        for name, shape in tensors.specs(config).items()
+    }
+    return tensors.in_memory(config, named, tokenizer)
 
 
 @pytest.mark.parametrize("name", LLMS)
 def test_exported_model_has_the_same_logits(name, tmp_path):
     config = PaliGemmaConfig(image_size=42, img=IMG, llm=LLMS[name])
-    model = random_model(config)
-    huggingface.write_folder(as_checkpoint(model), tmp_path / "hf")
+    checkpoint = random_checkpoint(config)
+    huggingface.write_folder(checkpoint, tmp_path / "hf")
     question = probe.make(config)
-    wanted = medjax_logits(model, question)
+    wanted = probe.logits(checkpoint, question)
     # The peer refuses missing and unexpected keys.
     found = peers.huggingface_logits(tmp_path / "hf", question)
     assert found.shape == wanted.shape
@@ -88,16 +75,15 @@ def test_exported_model_has_the_same_logits(name, tmp_path):
     assert np.ptp(wanted) > 1  # the comparison means something
 
 
-def test_softcaps_matter_in_these_models(tmp_path):
+def test_softcaps_matter_in_these_models():
     config = PaliGemmaConfig(image_size=42, img=IMG, llm=LLMS["gemma2-softcaps"])
-    model = random_model(config)
+    checkpoint = random_checkpoint(config)
     question = probe.make(config)
-    wanted = medjax_logits(model, question)
+    wanted = probe.logits(checkpoint, question)
     for field in ("attn_logits_softcap", "final_logits_softcap"):
         llm = dataclasses.replace(config.llm, **{field: None})
-        other = PaliGemma(dataclasses.replace(config, llm=llm), rngs=nnx.Rngs(0))
-        nnx.update(other, nnx.state(model, nnx.Param))
-        assert np.abs(medjax_logits(other, question) - wanted).max() > 100 * TOLERANCE
+        other = dataclasses.replace(checkpoint, config=dataclasses.replace(config, llm=llm))
+        assert probe.difference(probe.logits(other, question), wanted) > 100 * TOLERANCE
 
 
 def transformers_model(kind: str, **text) -> transformers.PaliGemmaForConditionalGeneration:
@@ -121,14 +107,13 @@ def transformers_model(kind: str, **text) -> transformers.PaliGemmaForConditiona
     return model
 
 
-@pytest.mark.parametrize("shard_size", ["50KB", "1GB"])
 @pytest.mark.parametrize(
-    ("kind", "text"),
+    ("kind", "text", "shard_size"),
     [
-        ("gemma", {"num_key_value_heads": 1}),
-        ("gemma2", {"num_key_value_heads": 2, "query_pre_attn_scalar": 6}),
+        ("gemma", {"num_key_value_heads": 1}, "1GB"),
+        ("gemma2", {"num_key_value_heads": 2, "query_pre_attn_scalar": 6}, "50KB"),
         ("gemma2", {"num_key_value_heads": 4, "query_pre_attn_scalar": 8,
-                    "final_logit_softcapping": None, "attn_logit_softcapping": 2.0}),
+                    "final_logit_softcapping": None, "attn_logit_softcapping": 2.0}, "1GB"),
     ],
 )  # fmt: skip
 def test_saved_by_transformers_has_the_same_logits(kind, text, shard_size, tmp_path):
@@ -172,11 +157,14 @@ def exported(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
     tokenizer = train_tokenizer(TEXTS, folder / "tokenizer.model", vocab_size=330)
     llm = dataclasses.replace(LLMS[request.param], vocab_size=tokenizer.vocab_size)
-    model = random_model(PaliGemmaConfig(image_size=42, img=IMG, llm=llm), seed=3)
-    huggingface.write_folder(
-        as_checkpoint(model, folder / "tokenizer.model"), folder / "hf", overwrite=False
-    )
-    return model, tokenizer, folder / "hf"
+    config = PaliGemmaConfig(image_size=42, img=IMG, llm=llm)
+    checkpoint = random_checkpoint(config, folder / "tokenizer.model", seed=3)
+    # A text that does not drown in its own embedding: answers are not one token, repeated.
+    quiet = checkpoint.arrays["language_model/embed_tokens"].read() / 8
+    arrays = {**checkpoint.arrays, "language_model/embed_tokens": tensors.lazy(quiet)}
+    checkpoint = dataclasses.replace(checkpoint, arrays=arrays)
+    huggingface.write_folder(checkpoint, folder / "hf")
+    return tensors.build(checkpoint), tokenizer, folder / "hf"
 
 
 def test_generate_gives_the_same_greedy_tokens(exported):
@@ -185,15 +173,15 @@ def test_generate_gives_the_same_greedy_tokens(exported):
     side, new = model.config.image_size, 12
     pixels = np.random.default_rng(0).integers(0, 256, (len(prompts), side, side, 3), np.uint8)
     packed = [pack_prompt(tokenizer, prompt, 40) for prompt in prompts]
+    arrays = [
+        np.stack([getattr(p, k) for p in packed]) for k in ("tokens", "mask_ar", "mask_input")
+    ]
     with jax.default_matmul_precision("highest"):
-        answers = decode(
-            model,
-            jnp.asarray(pixels / 127.5 - 1, jnp.float32),
-            *(jnp.stack([getattr(p, key) for p in packed])
-              for key in ("tokens", "mask_ar", "mask_input")),
-            DecodeConfig(max_new_tokens=new),
-            eos_id=tokenizer.eos_id,
-        )  # fmt: skip
+        images = (pixels / 127.5 - 1).astype(np.float32)
+        config = DecodeConfig(max_new_tokens=new)
+        answers = nnx.jit(decode, static_argnums=5, static_argnames="eos_id")(
+            model, images, *arrays, config, eos_id=tokenizer.eos_id
+        )
 
     peer = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
         folder, attn_implementation="eager"
@@ -213,7 +201,6 @@ def test_generate_gives_the_same_greedy_tokens(exported):
         np.testing.assert_array_equal(out[: len(mine)], mine)
         assert len(out) == len(mine)
         distinct |= set(mine.tolist())
-        assert processor.tokenizer.decode(out, skip_special_tokens=True) == tokenizer.decode(mine)
     assert len(distinct) > 2  # no constant answer
 
 
