@@ -136,11 +136,16 @@ def load(path_and_arg: str, overrides: Sequence[str] = ()) -> ConfigDict:
       UserError: a file that is no recipe, an unknown key, or a value of the wrong type.
     """
     path, _, arg = path_and_arg.partition(":")
-    config = resolve(_recipe(path, arg), where=path)
+    return override(resolve(_recipe(path, arg), where=path), overrides)
+
+
+def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """The config with "--config.key=value" applied; see `load`."""
     holder = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", config, flag_values=holder)
+    arguments = ["medjax", *overrides]
+    config_flags.DEFINE_config_dict("config", config, flag_values=holder, sys_argv=arguments)
     try:
-        rest = holder(["medjax", *overrides])[1:]
+        rest = holder(arguments)[1:]
     except (flags.Error, KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"command line: {error}") from error
     if rest:

@@ -204,6 +204,7 @@ def _write_weights(checkpoint: Checkpoint, folder: pathlib.Path, shard_bytes: in
                 one = array[layer] if weight.stacked else array
                 theirs = hf_names.official(name)
                 writers[theirs].write(theirs, weight.to_tensor(one, patch))
+            del array, one  # before the next one is read
 
 
 def _shards(folder: pathlib.Path, tensors: dict, shard_bytes: int) -> dict[str, dict]:

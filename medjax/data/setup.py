@@ -14,10 +14,16 @@ from medjax.data.tokenizer import Tokenizer, train_tokenizer
 from medjax.errors import UserError
 
 
+def cache_dir() -> pathlib.Path:
+    """medjax's folder in the user's cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return pathlib.Path(root).expanduser() / "medjax"
+
+
 def data_dir(config: ConfigDict) -> pathlib.Path:
     """Where built datasets are kept: `data.dir`, else $MEDJAX_DATA, else the user's cache."""
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "medjax"
-    return pathlib.Path(config.data.dir or os.environ.get("MEDJAX_DATA") or cache).expanduser()
+    path = config.data.dir or os.environ.get("MEDJAX_DATA")
+    return pathlib.Path(path).expanduser() if path else cache_dir() / "data"
 
 
 def open_sources(config: ConfigDict, part: str) -> dict[str, tuple[Source, float]]:

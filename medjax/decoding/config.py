@@ -5,6 +5,7 @@ import dataclasses
 from medjax.errors import UserError
 
 METHODS = ("greedy", "sample", "beam")
+MIN_TEMPERATURE = 1e-6  # below, nothing but the most probable token is ever drawn
 # Settings that one method alone reads: given to another, they would silently do nothing.
 _BELONGS_TO = {
     "temperature": "sample",
@@ -54,10 +55,10 @@ class DecodeConfig:
         for name in ("max_new_tokens", "num_samples"):
             if getattr(self, name) < 1:
                 raise UserError(f"decoding: {name} {getattr(self, name)} must be at least 1")
-        if not 0.0 < self.temperature < float("inf"):
+        if not MIN_TEMPERATURE <= self.temperature < float("inf"):
             raise UserError(
-                f"decoding: temperature {self.temperature} must be above 0; for the most probable "
-                "token at every step choose method 'greedy'"
+                f"decoding: temperature {self.temperature} must be at least {MIN_TEMPERATURE}; for "
+                "the most probable token at every step choose method 'greedy'"
             )
         if not 0.0 < self.top_p <= 1.0:
             raise UserError(f"decoding: top_p {self.top_p} is not in (0, 1]")

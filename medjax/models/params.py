@@ -75,6 +75,11 @@ def trainable_share(model: nnx.Module) -> str:
     return f"{trainable:,} trainable of {total:,} parameters ({100 * trainable / total:.3f} %)"
 
 
+def trainable_names(model: nnx.Module) -> list[str]:
+    """Names of the parameters that `trainable_filter` selects."""
+    return list(flatten(nnx.state(model, trainable_filter(model))))
+
+
 def trainable_filter(model: nnx.Module) -> type[nnx.Variable]:
     """`nnx.LoRAParam` if the model has adapters, else `nnx.Param`."""
     return nnx.LoRAParam if jax.tree.leaves(nnx.state(model, nnx.LoRAParam)) else nnx.Param

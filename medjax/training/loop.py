@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from tqdm import tqdm
 
 from medjax.checkpoints.manager import Checkpoints
@@ -66,26 +66,24 @@ class Trainer:
         if not params:
             raise UserError("optimizer.lr_multipliers freeze every parameter; nothing is left")
         self._still = still
-        self._train_step = jax.jit(
-            make_train_step(
-                dropping,
-                optimizer,
-                seed=seed,
-                normalize=normalize,
-                label_smoothing=label_smoothing,
-                accumulation=accumulation,
-                skip_overflows=dtype == np.float16,
-            ),
-            donate_argnums=0,
-        )
-        self._eval_step = jax.jit(make_eval_step(still, normalize=normalize))
-        copy = sharding.replicated(mesh)
         # Copied, since the step donates its state and the model may be wanted afterwards.
         params = jax.tree.map(lambda x: x.copy(), params)
         opt_state = jax.jit(optimizer.init)(params)
-        scale = loss_scaling.create(dtype)
-        step, scale = jax.device_put((np.int32(0), scale), copy)
-        self.state = TrainState(step, params, opt_state, scale)
+        state = TrainState(np.int32(0), params, opt_state, loss_scaling.create(dtype))
+        layouts = jax.tree.map(lambda x: _layout(x, mesh), state)
+        self.state = jax.device_put(state, layouts)
+        train_step = make_train_step(
+            dropping,
+            optimizer,
+            seed=seed,
+            normalize=normalize,
+            label_smoothing=label_smoothing,
+            accumulation=accumulation,
+            skip_overflows=dtype == np.float16,
+        )
+        # The state goes out as it came in, or the second step would be compiled anew.
+        self._train_step = jax.jit(train_step, donate_argnums=0, out_shardings=(layouts, None))
+        self._eval_step = jax.jit(make_eval_step(still, normalize=normalize))
 
     def model_with(self, params: dict[str, jax.Array] | None = None) -> nnx.Module:
         """The model with these parameters, or with the present ones."""
@@ -162,6 +160,12 @@ def train(
         bar.close()
         writer.close()
         data.close()
+
+
+def _layout(array, mesh: Mesh) -> NamedSharding:
+    """Where an array of the state lies: on the mesh as it is, or copied to all of it."""
+    layout = getattr(array, "sharding", None)
+    return layout if isinstance(layout, NamedSharding) else sharding.replicated(mesh)
 
 
 def _due(step: int, every: int) -> bool:

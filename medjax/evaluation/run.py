@@ -1,0 +1,95 @@
+"""Asks models the test questions and writes what came out: table, predictions, page and picture."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from medjax.data import setup
+from medjax.data.batching import make_eval_batches
+from medjax.data.example import Example
+from medjax.data.tokenizer import Tokenizer
+from medjax.decoding.config import DecodeConfig
+from medjax.decoding.decode import Decoder
+from medjax.evaluation.baselines import Majority
+from medjax.evaluation.files import write_whole
+from medjax.evaluation.html import write_html
+from medjax.evaluation.picture import write_picture
+from medjax.evaluation.predictions import Prediction, from_example, write_jsonl
+from medjax.evaluation.table import Results, results
+
+
+class Questions:
+    """A source with the answers taken away, so that they can't reach the model."""
+
+    def __init__(self, source):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Example:
+        return dataclasses.replace(self._source[index], suffix="")
+
+
+def answer(
+    model: Any, tokenizer: Tokenizer, source: setup.Joined, config: ConfigDict, name: str = "model"
+) -> list[Prediction]:
+    """A model's answers to every example of a source, scored."""
+    decode = DecodeConfig(**config.decode.to_dict())
+    decoder = Decoder(model, decode, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
+    transform = setup.make_transform(config, tokenizer)
+    size = config.evaluate.batch_size
+    predictions: list[Prediction] = []
+    with tqdm(total=len(source), desc=f"answers of {name}", unit="question") as bar:
+        for batch in make_eval_batches(Questions(source), transform, size):
+            first = len(predictions)
+            prompts = (batch.arrays[key] for key in ("image", "tokens", "mask_ar", "mask_input"))
+            answers = decoder(*prompts, seed=config.seed, rows=first + np.arange(size))
+            tokens, log_probs, lengths = (
+                np.asarray(x) for x in (answers.tokens, answers.log_prob, answers.lengths)
+            )
+            for row in range(int(batch.valid.sum())):
+                predictions.append(
+                    from_example(
+                        source[first + row],
+                        tokenizer.decode(tokens[row, : lengths[row]].tolist()),
+                        log_prob=float(log_probs[row]),
+                        num_tokens=int(lengths[row]),
+                    )
+                )
+            bar.update(int(batch.valid.sum()))
+    return predictions
+
+
+def majority(train: Sequence[Any], source: setup.Joined) -> list[Prediction]:
+    """What always giving the training data's most frequent answer would score."""
+    fitted = Majority.fit(part[i] for part in train for i in range(len(part)))
+    return fitted.predict(source[i] for i in range(len(source)))
+
+
+def write(
+    folder: pathlib.Path,
+    systems: Mapping[str, Sequence[Prediction]],
+    source: setup.Joined,
+    title: str,
+) -> Results:
+    """Writes results.json, results.md, predictions.jsonl (of the last system), .html and .png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = results(systems)
+    images = {}
+    for index in range(len(source)):
+        example = source[index]
+        images.setdefault(example.image_key or example.id, example.image)
+    last = list(systems.values())[-1]
+    write_whole(folder / "results.json", (json.dumps(table.to_dict(), indent=2) + "\n").encode())
+    write_whole(folder / "results.md", (table.to_markdown() + "\n").encode())
+    write_jsonl(folder / "predictions.jsonl", last)
+    write_html(folder / "predictions.html", systems, images, title=title, summary=table)
+    write_picture(folder / "predictions.png", last, images)
+    return table

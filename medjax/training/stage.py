@@ -1,0 +1,269 @@
+"""One stage of a run: from a config and a start to a trained model folder."""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from medjax.checkpoints import adapters, convert, model_folder, tensors
+from medjax.checkpoints.adapters import Base
+from medjax.checkpoints.files import content_hash
+from medjax.checkpoints.manager import Checkpoints
+from medjax.checkpoints.tensors import Checkpoint
+from medjax.cli import say
+from medjax.data import setup
+from medjax.data.batching import make_eval_batches, make_train_iterator
+from medjax.data.tokenizer import Tokenizer
+from medjax.errors import UserError
+from medjax.models import build, params, variants
+from medjax.models.config import PaliGemmaConfig
+from medjax.models.lora import LoRAConfig
+from medjax.scaling import precision, sharding
+from medjax.training import optimizers
+from medjax.training.loop import Schedule, Trainer, train
+from medjax.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Weights that a stage begins with.
+
+    Attributes:
+      checkpoint: the weights, adapters merged.
+      base: their path and content hash if they come from outside the run, so that an adapter can
+        be saved without them.
+    """
+
+    checkpoint: Checkpoint
+    base: Base | None = None
+
+
+def open_init(config: ConfigDict) -> Start | None:
+    """The weights that `init` names; None for a model from scratch.
+
+    Raises:
+      UserError: there is nothing of the kind, or it is not of the config's model.
+    """
+    if not config.init:
+        return None
+    path = pathlib.Path(config.init).expanduser()
+    if not path.exists():
+        raise UserError(f"init {path} does not exist; give an npz file or a model's folder")
+    named = variants.resolve(_plain(config.model), config.image_size) if config.model else None
+    checkpoint = convert.open_any_model(path, named)
+    if checkpoint.config.image_size != config.image_size:
+        raise UserError(
+            f"image_size is {config.image_size}, but {path} is a model for "
+            f"{checkpoint.config.image_size} pixels; set image_size to that, or use other weights"
+        )
+    say(f"weights: {path}; computing their hash")
+    base = Base(str(path.absolute()), content_hash(path))
+    return Start(_with_adapter(path, checkpoint), base)
+
+
+def open_result(folder: pathlib.Path) -> Start:
+    """The result of an earlier stage, its adapter merged."""
+    return Start(_with_adapter(folder, model_folder.open_model(folder)))
+
+
+def _with_adapter(path: pathlib.Path, checkpoint: Checkpoint) -> Checkpoint:
+    if path.is_dir() and model_folder.has_adapter(path):
+        return adapters.merged(checkpoint, model_folder.open_adapter(path))
+    return checkpoint
+
+
+def _plain(model):
+    return model.to_dict() if isinstance(model, ConfigDict) else model
+
+
+def model_config(config: ConfigDict, start: Start | None, tokenizer: Tokenizer) -> PaliGemmaConfig:
+    """The sizes of the stage's model; from scratch, its vocabulary is the tokenizer's.
+
+    Raises:
+      UserError: no model is named, or the tokenizer has more tokens than it.
+    """
+    if start is not None:
+        model = start.checkpoint.config
+    elif not config.model:
+        raise UserError("model is not set; name a model, or weights as init")
+    else:
+        plain = _plain(config.model)
+        if isinstance(plain, dict):
+            plain = plain | {"llm": {"vocab_size": tokenizer.vocab_size} | plain.get("llm", {})}
+        model = variants.resolve(plain, config.image_size)
+    if tokenizer.vocab_size > model.llm.vocab_size:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model only "
+            f"{model.llm.vocab_size}: they do not belong together"
+        )
+    return model
+
+
+def lora_config(config: ConfigDict) -> LoRAConfig | None:
+    """The adapters of a stage; None without (rank 0)."""
+    if not config.lora.rank:
+        return None
+    return LoRAConfig(
+        rank=config.lora.rank,
+        alpha=config.lora.alpha,
+        dropout=config.lora.dropout,
+        targets=tuple(config.lora.targets),
+        towers=tuple(config.lora.towers),
+        init=config.lora.init,
+    )
+
+
+def make_model(config: ConfigDict, model: PaliGemmaConfig, start: Start | None, tokenizer, mesh):
+    """The stage's model with its adapters, on the mesh, and the dtype of its matmuls."""
+    dtype = precision.resolve(config.dtype)
+    adapted = lora_config(config)
+    stored = config.param_dtype
+    if adapted is None:
+        stored = "float32"  # what trains is float32, whatever it is computed in
+    stored_dtype = dtype if stored == "auto" else precision.resolve(stored)
+    result = build.build(
+        model,
+        mesh=mesh,
+        weights=None if start is None else iter(start.checkpoint),
+        source="" if start is None else start.checkpoint.where,
+        lora_config=adapted,
+        dtype=dtype,
+        param_dtype=stored_dtype,
+        remat=config.remat,
+        ordered_ids=tokenizer.loc_ids if config.ordered_loc_init else None,
+        seed=config.seed,
+    )
+    return result, dtype
+
+
+def run_stage(
+    name: str,
+    config: ConfigDict,
+    workdir: Workdir,
+    start: Start | None,
+    tokenizer: Tokenizer,
+) -> None:
+    """Trains one stage, or continues it, and writes its model folder; done if that is there.
+
+    Raises:
+      Interrupted: see `loop.train`.
+      UserError: something in the config or its data cannot be used.
+    """
+    if workdir.model(name).exists():
+        say(f"{name}: trained already")
+        return
+    folder = workdir.stage(name)
+    sources = setup.open_sources(config, "train")
+    for source_name, (source, _) in sources.items():
+        if source.faults:
+            say(f"{name}: {source_name}: bad rows left out: {dict(source.faults)}")
+    steps = _steps(config, sum(len(source) for source, _ in sources.values()))
+    transform = setup.make_transform(config, tokenizer)
+    data = make_train_iterator(
+        sources,
+        transform,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=config.data.workers,
+    )
+    validation = None
+    if config.data.validation and config.eval_every:
+        held_out = setup.Joined([s for s, _ in setup.open_sources(config, "validation").values()])
+
+        def validation():
+            return make_eval_batches(
+                held_out,
+                transform,
+                config.batch_size,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            )
+
+    mesh = sharding.make_mesh(config.mesh)
+    model, dtype = make_model(
+        config, model_config(config, start, tokenizer), start, tokenizer, mesh
+    )
+    say(f"{name}: {params.trainable_share(model)}, {dtype} on {_devices(mesh)}, {steps:,} steps")
+    multipliers = tuple(config.optimizer.lr_multipliers)
+    optimizers.check_multipliers(params.trainable_names(model), multipliers)
+    trainer = Trainer(
+        model,
+        optimizers.create(config.optimizer, steps),
+        mesh=mesh,
+        dtype=dtype,
+        seed=config.seed,
+        normalize=config.loss.normalize,
+        label_smoothing=config.loss.label_smoothing,
+        accumulation=config.accumulation,
+        frozen=lambda parameter: optimizers.multiplier(parameter, multipliers) == 0,
+    )
+    checkpoints = Checkpoints(
+        folder / "checkpoints", keep_latest=config.keep_latest, keep_best=config.keep_best
+    )
+    try:
+        train(
+            trainer,
+            data,
+            Schedule(steps, config.log_every, config.eval_every, config.checkpoint_every),
+            folder,
+            checkpoints=checkpoints,
+            learning_rate=optimizers.schedule(config.optimizer, steps),
+            validation=validation,
+            name=name,
+        )
+        best = checkpoints.best() if config.restore_best else None
+        if best is not None:
+            say(f"{name}: ending with the best checkpoint, step {best}")
+            trainer.state, _ = checkpoints.restore(best, trainer.state)
+    finally:
+        checkpoints.close()
+    _save(name, config, workdir, trainer.model_with(), start)
+
+
+def _steps(config: ConfigDict, examples: int) -> int:
+    if bool(config.steps) == bool(config.epochs):
+        raise UserError(
+            f"set steps or epochs, and not both (steps {config.steps}, epochs {config.epochs})"
+        )
+    return config.steps or max(1, int(np.ceil(config.epochs * examples / config.batch_size)))
+
+
+def _devices(mesh) -> str:
+    devices = mesh.devices.flat
+    kind = devices[0].device_kind
+    sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
+    return f"{mesh.size} {kind}" + (f" ({sizes})" if sizes else "")
+
+
+def _save(name: str, config: ConfigDict, workdir: Workdir, model, start: Start | None) -> None:
+    named = params.flatten(model)
+    adapted = lora_config(config)
+    base = start.base if start is not None and adapted is not None else None
+    if base is not None:  # the base is the user's own and large: it is named, not copied
+        named = adapters.split(named)[1]
+    if jax.process_index() == 0:
+        model_folder.save_model(
+            workdir.model(name),
+            model.config,
+            named,
+            tokenizer_path=workdir.tokenizer,
+            lora_config=adapted,
+            base=base,
+        )
+
+
+def load_result(folder: pathlib.Path, **kwargs):
+    """The model of a stage's folder, adapters beside the base; `kwargs` go to PaliGemma.
+
+    Raises:
+      UserError: the folder is none, or an adapter's base is not the one that it was trained on.
+    """
+    request = convert.Request("medjax", "medjax", folder, folder)
+    source = convert.open_source(request)
+    if source.adapter is None:
+        return tensors.build(source.checkpoint, **kwargs)
+    return adapters.build_adapted(source.checkpoint, source.adapter, **kwargs)

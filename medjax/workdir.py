@@ -1,0 +1,114 @@
+"""The folder of one run: what lies where, and that it belongs to one config.
+
+config.json            the config, complete
+tokenizer.model        of all stages
+<stage>/checkpoints/   orbax, one folder a step
+<stage>/metrics.jsonl  and TensorBoard events
+<stage>/model/         the stage's result, a model folder
+evaluation/            table, predictions.jsonl, predictions.html, predictions.png
+huggingface/           the last stage's result, merged
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+from ml_collections import ConfigDict
+
+from medjax import config as config_lib
+from medjax.errors import UserError
+from medjax.evaluation.files import write_whole
+
+# What may differ when a run continues: it changes neither the weights nor their order.
+_FREE = ("log_every", "keep_latest", "checkpoint_every", "data.dir", "data.workers",
+         "data.image_cache_mib", "decode", "evaluate", "export")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """Paths within a run's folder."""
+
+    path: pathlib.Path
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str]) -> "Workdir":
+        return cls(pathlib.Path(path))
+
+    @property
+    def config(self) -> pathlib.Path:
+        return self.path / "config.json"
+
+    @property
+    def tokenizer(self) -> pathlib.Path:
+        return self.path / "tokenizer.model"
+
+    @property
+    def evaluation(self) -> pathlib.Path:
+        return self.path / "evaluation"
+
+    @property
+    def huggingface(self) -> pathlib.Path:
+        return self.path / "huggingface"
+
+    def stage(self, name: str) -> pathlib.Path:
+        return self.path / name
+
+    def model(self, stage: str) -> pathlib.Path:
+        return self.path / stage / "model"
+
+
+def prepare(path: str | os.PathLike[str], config: ConfigDict) -> Workdir:
+    """Opens the folder for this config, creating it if need be.
+
+    Raises:
+      UserError: the folder belongs to another config, or is no run's.
+    """
+    workdir = Workdir(pathlib.Path(path))
+    text = json.dumps(config.to_dict(), indent=2)
+    if workdir.config.exists():
+        differences = _differences(read_config(path), ConfigDict(json.loads(text)))
+        if differences:
+            raise UserError(
+                f"workdir {path} belongs to another config: {'; '.join(differences[:5])}. Choose "
+                "another --workdir, or the config with which it was begun."
+            )
+    elif workdir.path.exists() and (not workdir.path.is_dir() or any(workdir.path.iterdir())):
+        raise UserError(f"workdir {path} holds something else; choose a new or empty folder")
+    write_whole(workdir.config, (text + "\n").encode())
+    return workdir
+
+
+def read_config(path: str | os.PathLike[str]) -> ConfigDict:
+    """The config of a run's folder.
+
+    Raises:
+      UserError: it is no run's folder.
+    """
+    file = Workdir(pathlib.Path(path)).config
+    try:
+        return config_lib.resolve(ConfigDict(json.loads(file.read_text())), where=str(file))
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{path} is no workdir of a run: {file.name} cannot be read ({error})"
+        ) from error
+
+
+def _differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    before, after = _flat(old.to_dict()), _flat(new.to_dict())
+    return [
+        f"{key} was {before.get(key, 'not set')!r} and is now {after.get(key, 'not set')!r}"
+        for key in sorted(before | after)
+        if before.get(key) != after.get(key)
+        and not any(key == free or key.startswith(f"{free}.") for free in _FREE)
+    ]
+
+
+def _flat(data: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
