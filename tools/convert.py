@@ -10,13 +10,12 @@ Examples:
 import argparse
 import json
 import pathlib
-import sys
 import tempfile
 
 from tqdm import tqdm
 
+from medjax import cli
 from medjax.checkpoints import convert, huggingface, probe
-from medjax.errors import UserError
 
 
 def _arguments() -> argparse.Namespace:
@@ -85,21 +84,16 @@ def _verify(request: convert.Request, source: convert.Source) -> dict[str, float
     return {name: probe.difference(wanted, logits) for name, logits in found.items()}
 
 
-def main() -> int:
-    """Returns the exit code: 0 done, 2 the user's input is wrong."""
+def main() -> None:
+    """Converts, and says what was done: on stderr, or with --json as one object on stdout."""
     args = _arguments()
-    try:
-        report = _run(args)
-    except UserError as error:
-        print(f"convert: {error}", file=sys.stderr)
-        return 2
+    report = _run(args)
     if args.json:
         print(json.dumps(report))
-        return 0
-    for key, value in report.items():
-        print(f"{key}: {value}", file=sys.stderr)
-    return 0
+    else:
+        for key, value in report.items():
+            cli.say(f"{key}: {value}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

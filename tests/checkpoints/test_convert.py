@@ -1,0 +1,189 @@
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from medjax.checkpoints import adapters, convert, huggingface, model_folder, peft, probe, tensors
+from medjax.checkpoints.convert import Request
+from medjax.errors import UserError
+from medjax.models import config as model_config
+from medjax.models.lora import LoRAConfig
+
+ROOT = pathlib.Path(__file__).parents[2]
+REFERENCE = ROOT / "tests" / "reference" / "paligemma2"
+NPZ, CONFIG_JSON = REFERENCE / "params.npz", REFERENCE / "config.json"
+CONFIG = model_config.load(CONFIG_JSON)
+LORA = LoRAConfig(rank=3, alpha=6, targets=("q_proj", "up_proj"))
+
+
+def request(source, target, path, output, **options) -> Request:
+    if source == "big_vision":
+        options["model_config"] = str(CONFIG_JSON)
+    return Request(source, target, pathlib.Path(path), pathlib.Path(output), **options)
+
+
+def run(*args, **options) -> dict:
+    return convert.convert(request(*args, **options))
+
+
+def original() -> tensors.Checkpoint:
+    return convert.open_any_model(NPZ, CONFIG)
+
+
+def assert_equal(a: tensors.Checkpoint, b: tensors.Checkpoint) -> None:
+    assert a.config == b.config
+    for name, array in a:
+        np.testing.assert_array_equal(array, b.arrays[name].read())
+
+
+def random_adapter(base=None) -> adapters.Adapter:
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: tensors.lazy((0.3 * rng.standard_normal(shape)).astype(np.float32))
+        for name, shape in adapters.adapter_specs(CONFIG, LORA).items()
+    }
+    return adapters.Adapter("random", LORA, arrays, base)
+
+
+def test_round_trip_through_every_format(tmp_path):
+    run("big_vision", "huggingface", NPZ, tmp_path / "hf")
+    run("huggingface", "medjax", tmp_path / "hf", tmp_path / "medjax")
+    run("medjax", "big_vision", tmp_path / "medjax", tmp_path / "back.npz")
+    report = run("big_vision", "medjax", tmp_path / "back.npz", tmp_path / "again")
+    assert_equal(original(), model_folder.open_model(tmp_path / "again"))
+    assert report["parameters"] == sum(array.size for _, array in original())
+    assert (report["adapter"], report["dtype"]) == ("none", ["float32"])
+
+
+def test_dtype(tmp_path):
+    report = run("big_vision", "medjax", NPZ, tmp_path / "m", dtype="bfloat16")
+    assert report["dtype"] == ["bfloat16"]
+    for name, array in model_folder.open_model(tmp_path / "m"):
+        wanted = original().arrays[name].read().astype(array.dtype)
+        np.testing.assert_array_equal(array, wanted)
+
+
+@pytest.mark.parametrize("kind", ["peft", "medjax"])
+def test_adapter_merges_into_the_same_logits(kind, tmp_path):
+    adapter = random_adapter()
+    if kind == "peft":
+        peft.write_adapter(adapter, tmp_path / "adapter")
+    else:
+        adapter = dataclasses.replace(adapter, base=adapters.Base(str(NPZ)))
+        model_folder.write_folder(tmp_path / "adapter", CONFIG, None, adapter)
+    report = run("big_vision", "huggingface", NPZ, tmp_path / "hf", adapter=tmp_path / "adapter")
+    assert report["adapter"] == "merged"
+    question = probe.make(CONFIG)
+    unmerged = probe.logits(original(), question, adapter)
+    merged = probe.logits(huggingface.open_folder(tmp_path / "hf"), question)
+    assert probe.difference(merged, unmerged) < 2e-5
+    assert probe.difference(probe.logits(original(), question), unmerged) > 0.01
+
+
+def test_kept_adapter_goes_on_to_peft_and_back(tmp_path):
+    peft.write_adapter(random_adapter(), tmp_path / "peft")
+    options = dict(adapter=tmp_path / "peft", keep_adapter=True)
+    assert run("big_vision", "medjax", NPZ, tmp_path / "m", **options)["adapter"] == "kept"
+    assert_equal(original(), model_folder.open_model(tmp_path / "m"))
+    kept = model_folder.open_adapter(tmp_path / "m")
+    assert kept.base == adapters.Base(str(NPZ), model_folder.content_hash(NPZ))
+    run("medjax", "peft", tmp_path / "m", tmp_path / "again", base_model="org/base")
+    again = peft.open_adapter(tmp_path / "again")
+    assert again.base == adapters.Base("org/base")
+    for name, array in random_adapter():
+        np.testing.assert_array_equal(array, again.arrays[name].read())
+
+
+def test_adapter_alone_finds_its_base_and_knows_it(tmp_path):
+    base = tmp_path / "base.npz"
+    base.write_bytes(NPZ.read_bytes())
+    adapter = random_adapter(adapters.Base(str(base), model_folder.content_hash(base)))
+    model_folder.write_folder(tmp_path / "lora", CONFIG, None, adapter)
+    run("medjax", "medjax", tmp_path / "lora", tmp_path / "a")
+    run("big_vision", "medjax", base, tmp_path / "b", adapter=tmp_path / "lora")
+    wanted = adapters.merged(original(), adapter)
+    for folder in ("a", "b"):
+        assert_equal(wanted, model_folder.open_model(tmp_path / folder))
+
+    run("big_vision", "big_vision", base, base, dtype="bfloat16", overwrite=True)
+    with pytest.raises(UserError, match="was trained on"):
+        run("medjax", "medjax", tmp_path / "lora", tmp_path / "c")
+    with pytest.raises(UserError, match="was trained on"):
+        run("big_vision", "medjax", base, tmp_path / "c", adapter=tmp_path / "lora")
+    options = dict(adapter=tmp_path / "lora", other_base=True)
+    run("big_vision", "medjax", base, tmp_path / "c", **options)
+    base.unlink()
+    with pytest.raises(UserError, match="is not there"):
+        run("medjax", "medjax", tmp_path / "lora", tmp_path / "d")
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(source="orbax"), "--from 'orbax' is none of"),
+        (dict(target="onnx"), "--to 'onnx' is none of"),
+        (dict(dtype="int8"), "--dtype 'int8' is none of"),
+        (dict(model_config=None), "give --model-config"),
+        (dict(source="medjax"), "says itself"),
+        (dict(target="huggingface", keep_adapter=True), "--keep-adapter goes with"),
+        (dict(tokenizer=pathlib.Path("none.model")), "is no file"),
+    ],
+)
+def test_requests_that_make_no_sense(options, message):
+    good = request("big_vision", "medjax", NPZ, "out")
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(good, **options)
+
+
+def test_adapters_that_are_not_there(tmp_path):
+    with pytest.raises(UserError, match="no adapter to write"):
+        run("big_vision", "peft", NPZ, tmp_path / "out")
+    with pytest.raises(UserError, match="none is given"):
+        run("big_vision", "medjax", NPZ, tmp_path / "out", keep_adapter=True)
+    with pytest.raises(UserError, match="holds neither"):
+        run("big_vision", "medjax", NPZ, tmp_path / "out", adapter=tmp_path)
+    with pytest.raises(UserError, match="no npz file, medjax folder or Hugging Face folder"):
+        convert.open_any_model(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def command(*args) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, ROOT / "tools" / "convert.py", *map(str, args)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+
+
+def test_command_prints_one_json_object_and_verifies(tmp_path):
+    peft.write_adapter(random_adapter(), tmp_path / "adapter")
+    done = command(
+        "--from", "big_vision", "--to", "huggingface", "--input", NPZ, "--output", tmp_path / "hf",
+        "--model-config", CONFIG_JSON, "--adapter", tmp_path / "adapter", "--verify", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["adapter"] == "merged"
+    assert set(report["max_logit_difference"]) == {"output in transformers", "output in medjax"}
+    assert max(report["max_logit_difference"].values()) < 2e-5
+
+
+def test_command_exits_with_2_and_leaves_nothing(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    flags = ("--from", "big_vision", "--to", "huggingface", "--model-config", CONFIG_JSON)
+    for path, output in [(NPZ, tmp_path / "full"), (CONFIG_JSON, tmp_path / "new")]:
+        done = command(*flags, "--input", path, "--output", output)
+        assert done.returncode == 2, done.stderr
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+        assert str(output if path == NPZ else path) in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["file"]
