@@ -121,7 +121,7 @@ def _check_text(path: pathlib.Path, text: dict, generation: str, config: PaliGem
     _expect(path, "text_config.rope_theta", float(theta), 10_000.0)
     kind = rope.get("rope_type", rope.get("type", "default"))
     _expect(path, "text_config.rope_parameters.rope_type", kind, "default")
-    window = text.get("sliding_window")
+    window: int = text.get("sliding_window") or 0
     layers = text.get("layer_types") or ["sliding_attention"]
     windowed = generation == "gemma2" and window and "sliding_attention" in layers
     # PaliGemma 2 was trained without windows (big_vision knows none) and its official configs name

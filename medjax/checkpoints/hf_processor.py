@@ -122,12 +122,13 @@ def _image_processor(config: PaliGemmaConfig) -> dict[str, Any]:
     }
 
 
-_Piece = sentencepiece_model_pb2.ModelProto.SentencePiece
+_PROTO: Any = sentencepiece_model_pb2  # generated code, opaque to type checkers
+_PIECE: Any = _PROTO.ModelProto.SentencePiece
 
 
-def _pieces(path: pathlib.Path) -> list[_Piece]:
-    proto = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())
-    if proto.trainer_spec.model_type != sentencepiece_model_pb2.TrainerSpec.BPE:
+def _pieces(path: pathlib.Path) -> list[Any]:
+    proto = _PROTO.ModelProto.FromString(path.read_bytes())
+    if proto.trainer_spec.model_type != _PROTO.TrainerSpec.BPE:
         raise UserError(
             f"{path} is no byte-pair encoding; only such tokenizers are written for Hugging Face"
         )
@@ -139,22 +140,22 @@ def _pieces(path: pathlib.Path) -> list[_Piece]:
     return list(proto.pieces)
 
 
-def tokenizer_json(tokenizer: Tokenizer, pieces: list[_Piece]) -> dict[str, Any]:
+def tokenizer_json(tokenizer: Tokenizer, pieces: list[Any]) -> dict[str, Any]:
     """tokenizer.json of a sentencepiece model with loc, seg and `<image>`."""
     vocab = {piece.piece: i for i, piece in enumerate(pieces)}
-    special = {piece.piece for piece in pieces if piece.type in (_Piece.CONTROL, _Piece.UNKNOWN)}
+    special = {piece.piece for piece in pieces if piece.type in (_PIECE.CONTROL, _PIECE.UNKNOWN)}
     cut_out = {
         piece.piece: vocab[piece.piece]
         for piece in pieces
         if piece.piece in special
         or (
-            piece.type == _Piece.USER_DEFINED
+            piece.type == _PIECE.USER_DEFINED
             and tokenizer.encode(piece.piece) == [vocab[piece.piece]]
         )
     }
     cut_out |= dict(zip(EXTRA_TOKENS, (*tokenizer.loc_ids, *tokenizer.seg_ids), strict=True))
     cut_out[IMAGE_TOKEN] = tokenizer.vocab_size
-    unknown = next(piece.piece for piece in pieces if piece.type == _Piece.UNKNOWN)
+    unknown = next(piece.piece for piece in pieces if piece.type == _PIECE.UNKNOWN)
     return {
         "version": "1.0",
         "truncation": None,
@@ -197,9 +198,9 @@ def tokenizer_json(tokenizer: Tokenizer, pieces: list[_Piece]) -> dict[str, Any]
     }
 
 
-def _merges(pieces: list[_Piece]) -> list[tuple[str, str]]:
+def _merges(pieces: list[Any]) -> list[tuple[str, str]]:
     """Every pair of pieces that makes a piece, best result first."""
-    normal = [piece for piece in pieces if piece.type == _Piece.NORMAL]
+    normal = [piece for piece in pieces if piece.type == _PIECE.NORMAL]
     known = {piece.piece for piece in normal}
     return [
         (text[:cut], text[cut:])
@@ -209,14 +210,14 @@ def _merges(pieces: list[_Piece]) -> list[tuple[str, str]]:
     ]
 
 
-def _tokenizer_config(tokenizer: Tokenizer, pieces: list[_Piece]) -> dict[str, Any]:
+def _tokenizer_config(tokenizer: Tokenizer, pieces: list[Any]) -> dict[str, Any]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "processor_class": "PaliGemmaProcessor",
         "bos_token": pieces[tokenizer.bos_id].piece,
         "eos_token": pieces[tokenizer.eos_id].piece,
         "pad_token": pieces[tokenizer.pad_id].piece,
-        "unk_token": next(p.piece for p in pieces if p.type == _Piece.UNKNOWN),
+        "unk_token": next(p.piece for p in pieces if p.type == _PIECE.UNKNOWN),
         "extra_special_tokens": {"image_token": IMAGE_TOKEN},
         "padding_side": "left",
         "model_input_names": ["input_ids", "attention_mask"],

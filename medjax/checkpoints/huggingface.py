@@ -194,17 +194,17 @@ def _write_weights(checkpoint: Checkpoint, folder: pathlib.Path, shard_bytes: in
                 array.dtype,
             )
     with contextlib.ExitStack() as stack:
-        writers = {}
+        writers: dict[str, Writer] = {}
         for file, part in _shards(folder, tensors, shard_bytes).items():
             writer = stack.enter_context(Writer(folder / file, part))
             writers |= dict.fromkeys(part, writer)
         for ours, weight in weights.items():
-            array = checkpoint.arrays[ours].read()
+            values = checkpoint.arrays[ours].read()
             for layer, name in enumerate(weight.names):
-                one = array[layer] if weight.stacked else array
+                one = values[layer] if weight.stacked else values
                 theirs = hf_names.official(name)
                 writers[theirs].write(theirs, weight.to_tensor(one, patch))
-            del array, one  # before the next one is read
+            del values, one  # before the next one is read
 
 
 def _shards(folder: pathlib.Path, tensors: dict, shard_bytes: int) -> dict[str, dict]:
