@@ -3,6 +3,7 @@
 import itertools
 import logging
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -50,7 +51,7 @@ def run(config: ConfigDict, path: pathlib.Path) -> dict:
     for name, stage in configs.items():
         stages.run_stage(name, stage, workdir, start, tokenizer)
         start = stages.open_result(workdir.model(name)) if len(configs) > 1 else start
-    outcome = {"workdir": str(workdir.path)}
+    outcome: dict[str, Any] = {"workdir": str(workdir.path)}
     if jax.process_index() == 0:
         if config.data.test:
             outcome["results"] = evaluate(config, workdir)
@@ -61,7 +62,7 @@ def run(config: ConfigDict, path: pathlib.Path) -> dict:
 
 def prepare_libraries() -> None:
     """Compiled programs are kept for the next run; libraries' notes stay out of the way."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.read("jax_compilation_cache_dir") is None:
         jax.config.update("jax_compilation_cache_dir", str(setup.cache_dir() / "jax"))
     logging.getLogger("absl").setLevel(logging.WARNING)
 
@@ -132,7 +133,7 @@ def export(config: ConfigDict, workdir: Workdir) -> dict:
         whole = merged(source.checkpoint, source.adapter, dtype)
     if not (workdir.huggingface / "config.json").exists():
         huggingface.write_folder(whole, workdir.huggingface)
-    outcome = {"huggingface": str(workdir.huggingface)}
+    outcome: dict[str, Any] = {"huggingface": str(workdir.huggingface)}
     if config.export.verify:
         question = probe.make(source.checkpoint.config)
         trained = probe.logits(source.checkpoint, question, source.adapter)

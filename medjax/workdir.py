@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -105,7 +106,7 @@ def _differences(old: ConfigDict, new: ConfigDict) -> list[str]:
 
 
 def _flat(data: dict, prefix: str = "") -> dict:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, dict) and value:
             flat |= _flat(value, f"{prefix}{key}.")

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -49,8 +50,9 @@ def answer(
     with tqdm(total=len(source), desc=f"answers of {name}", unit="question") as bar:
         for batch in make_eval_batches(Questions(source), transform, size):
             first = len(predictions)
-            prompts = (batch.arrays[key] for key in ("image", "tokens", "mask_ar", "mask_input"))
-            answers = decoder(*prompts, seed=config.seed, rows=first + np.arange(size))
+            keys = ("image", "tokens", "mask_ar", "mask_input")
+            prompts = (jnp.asarray(batch.arrays[key]) for key in keys)
+            answers = decoder(*prompts, seed=config.seed, rows=first + jnp.arange(size))
             tokens, log_probs, lengths = (
                 np.asarray(x) for x in (answers.tokens, answers.log_prob, answers.lengths)
             )
@@ -82,7 +84,7 @@ def write(
     """Writes results.json, results.md, predictions.jsonl (of the last system), .html and .png."""
     folder.mkdir(parents=True, exist_ok=True)
     table = results(systems)
-    images = {}
+    images: dict[str, np.ndarray] = {}
     for index in range(len(source)):
         example = source[index]
         images.setdefault(example.image_key or example.id, example.image)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -19,6 +20,7 @@ from medjax.checkpoints.manager import Checkpoints
 from medjax.cli import say
 from medjax.data.batching import Batch, TrainIterator
 from medjax.errors import UserError
+from medjax.models.paligemma import PaliGemma
 from medjax.scaling import sharding
 from medjax.training import loss_scaling
 from medjax.training.signals import StopRequest
@@ -69,7 +71,7 @@ class Trainer:
         # Copied, since the step donates its state and the model may be wanted afterwards.
         params = jax.tree.map(lambda x: x.copy(), params)
         opt_state = jax.jit(optimizer.init)(params)
-        state = TrainState(np.int32(0), params, opt_state, loss_scaling.create(dtype))
+        state = TrainState(jnp.int32(0), params, opt_state, loss_scaling.create(dtype))
         layouts = jax.tree.map(lambda x: _layout(x, mesh), state)
         self.state = jax.device_put(state, layouts)
         train_step = make_train_step(
@@ -85,7 +87,7 @@ class Trainer:
         self._train_step = jax.jit(train_step, donate_argnums=0, out_shardings=(layouts, None))
         self._eval_step = jax.jit(make_eval_step(still, normalize=normalize))
 
-    def model_with(self, params: dict[str, jax.Array] | None = None) -> nnx.Module:
+    def model_with(self, params: dict[str, jax.Array] | None = None) -> PaliGemma:
         """The model with these parameters, or with the present ones."""
         return self._still.merge(self.state.params if params is None else params, self._rest)
 

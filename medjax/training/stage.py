@@ -65,7 +65,10 @@ def open_init(config: ConfigDict) -> Start | None:
 
 def open_result(folder: pathlib.Path) -> Start:
     """The result of an earlier stage, its adapter merged."""
-    return Start(_with_adapter(folder, model_folder.open_model(folder)))
+    source = convert.open_source(convert.Request("medjax", "medjax", folder, folder))
+    if source.adapter is None:
+        return Start(source.checkpoint)
+    return Start(adapters.merged(source.checkpoint, source.adapter))
 
 
 def _with_adapter(path: pathlib.Path, checkpoint: Checkpoint) -> Checkpoint:

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from medjax.models import lora
+from medjax.models.paligemma import PaliGemma
 from medjax.models.params import flatten, trainable_filter
 from medjax.training import loss_scaling
 from medjax.training.loss_scaling import LossScale
@@ -55,12 +56,12 @@ class LossSums(NamedTuple):
     """A loss before its division: parts of a batch add up exactly."""
 
     loss: Float[Array, ""]
-    count: Float[Array, ""]
+    divisor: Float[Array, ""]
     tokens: Float[Array, ""]
     correct: Float[Array, ""]
 
 
-def loss_sums(model: nnx.Module, batch: Batch, normalize: str, label_smoothing: float) -> LossSums:
+def loss_sums(model: PaliGemma, batch: Batch, normalize: str, label_smoothing: float) -> LossSums:
     """Sum of losses and what to divide it by.
 
     Args:
@@ -77,11 +78,11 @@ def loss_sums(model: nnx.Module, batch: Batch, normalize: str, label_smoothing: 
     tokens = per_example.sum()
     if normalize == "example":
         loss = jnp.sum(scores.loss.sum(axis=1) / jnp.maximum(per_example, 1.0))
-        count = jnp.sum(per_example > 0).astype(jnp.float32)
+        divisor = jnp.sum(per_example > 0).astype(jnp.float32)
     else:
-        loss, count = scores.loss.sum(), tokens
+        loss, divisor = scores.loss.sum(), tokens
     correct = jnp.sum(supervised * (scores.argmax == batch["tokens"][:, 1:]))
-    return LossSums(loss, count, tokens, correct)
+    return LossSums(loss, divisor, tokens, correct)
 
 
 class SplitModel(NamedTuple):
@@ -95,7 +96,7 @@ class SplitModel(NamedTuple):
     graphdef: nnx.GraphDef
     names: dict[str, tuple]
 
-    def merge(self, params: dict[str, Array], rest: nnx.State) -> nnx.Module:
+    def merge(self, params: dict[str, Array], rest: nnx.State) -> PaliGemma:
         """The model with these parameters."""
         flat = [(self.names[name], value) for name, value in params.items()]
         return nnx.merge(self.graphdef, nnx.from_flat_state(flat), rest)
@@ -117,7 +118,8 @@ def split(model: nnx.Module, frozen: Callable[[str], bool] = lambda name: False)
         return isinstance(variable, wanted) and not frozen("/".join(map(str, path)))
 
     model.train()
-    dropping, state, rest = nnx.split(model, trains, ...)
+    dropping, *states = nnx.split(model, trains, ...)
+    state, rest = states
     model.eval()
     still = nnx.graphdef(model)
     names = {"/".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
@@ -173,11 +175,11 @@ def make_train_step(
             (_, result), grads = jax.value_and_grad(sums, has_aux=True)(state.params, part, index)
             return result, grads
 
-        # (sum, count) over all parts, divided once: averages of averages weigh ragged parts wrong.
+        # Summed over all parts, divided once: averages of averages weigh ragged parts wrong.
         total, grads = accumulate(gradient, batch, accumulation)
-        count = jnp.maximum(total.count, 1.0)
-        divisor = count * state.loss_scale.scale
-        grads = jax.tree.map(lambda g: g / divisor.astype(g.dtype), grads)
+        divisor = jnp.maximum(total.divisor, 1.0)
+        scaled = divisor * state.loss_scale.scale
+        grads = jax.tree.map(lambda g: g / scaled.astype(g.dtype), grads)
         grad_norm = optax.global_norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -192,7 +194,7 @@ def make_train_step(
             loss_scale = loss_scaling.update(loss_scale, finite)
             skipped = (~finite).astype(jnp.float32)
         metrics = Metrics(
-            loss=total.loss / count,
+            loss=total.loss / divisor,
             accuracy=total.correct / jnp.maximum(total.tokens, 1.0),
             tokens=total.tokens,
             grad_norm=grad_norm,

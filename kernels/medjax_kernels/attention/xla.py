@@ -51,11 +51,12 @@ def attention(
 def _pad_queries(queries: Tokens, tail: int) -> Tokens:
     if not tail:
         return queries
-    fill = Tokens(block=_NEVER, segment=_NEVER, valid=False)
-    return jax.tree.map(
-        lambda x, value: jnp.pad(x, ((0, 0), (0, tail)), constant_values=value),
-        queries,
-        Tokens(*(None if x is None else f for x, f in zip(queries, fill, strict=True))),
+    fill = (_NEVER, _NEVER, False)
+    return Tokens(
+        *(
+            None if x is None else jnp.pad(x, ((0, 0), (0, tail)), constant_values=value)
+            for x, value in zip(queries, fill, strict=True)
+        )
     )
 
 
