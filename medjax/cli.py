@@ -4,12 +4,15 @@ import signal
 import sys
 from collections.abc import Callable
 
+from tqdm import tqdm
+
 from medjax.errors import UserError
 
 
 def say(message: str) -> None:
-    """Tells the user something, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Tells the user something, on stderr, above a progress bar if there is one."""
+    tqdm.write(message, file=sys.stderr)
+    sys.stderr.flush()
 
 
 def run(main: Callable[[], int | None]) -> None:

@@ -7,7 +7,9 @@ of what differs from the rest of the config.
 """
 
 import importlib.util
+import math
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -122,7 +124,14 @@ _CHOICES = {
     "data.on_long_text": ("truncate", "error"),
     "export.dtype": ("float32", "bfloat16", "float16"),
 }
-_AT_LEAST_ONE = ("batch_size", "accumulation", "image_size", "text_length", "keep_latest")
+_AT_LEAST = {
+    "batch_size": 1, "accumulation": 1, "image_size": 1, "text_length": 1, "keep_latest": 1,
+    "evaluate.batch_size": 1, "tokenizer_vocab_size": 1,
+    "seed": 0, "steps": 0, "epochs": 0, "log_every": 0, "eval_every": 0, "checkpoint_every": 0,
+    "keep_best": 0, "evaluate.examples": 0, "lora.rank": 0, "data.workers": 0,
+    "data.image_cache_mib": 0, "optimizer.learning_rate": 0, "optimizer.weight_decay": 0,
+    "optimizer.warmup_steps": 0, "optimizer.clip_norm": 0, "loss.label_smoothing": 0,
+}  # fmt: skip
 
 
 def load(path_and_arg: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -141,17 +150,47 @@ def load(path_and_arg: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """The config with "--config.key=value" applied; see `load`."""
+    for name in re.findall(r"^--?(?:no)?config\.([^=\s]+)", "\n".join(overrides), re.MULTILINE):
+        _check_overridable(config, name)
     holder = flags.FlagValues()
     arguments = ["medjax", *overrides]
     config_flags.DEFINE_config_dict("config", config, flag_values=holder, sys_argv=arguments)
     try:
         rest = holder(arguments)[1:]
-    except (flags.Error, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (flags.Error, ValueError, TypeError) as error:
         raise UserError(f"command line: {error}") from error
     if rest:
         raise UserError(f"command line: {' '.join(rest)} is not --config.key=value")
     check(config, where="command line")
     return config
+
+
+def _check_overridable(config: ConfigDict, name: str) -> None:
+    """Raises UserError for a key that is not there, or that would change nothing."""
+    level: Any = config
+    for key in name.split("."):
+        if not isinstance(level, ConfigDict) or key not in level:
+            known = ", ".join(sorted(level)) if isinstance(level, ConfigDict) else ""
+            raise UserError(
+                f"command line: unknown key {name}; known here: {known or 'none'}. Names of one's "
+                "own, such as sources and options, come from the recipe."
+            )
+        level = level[key]
+    if config.stages and all(_has(stage, name) for stage in config.stages.values()):
+        first = stage_names(config)[0]
+        raise UserError(
+            f"command line: every stage has its own {name}, so that --config.{name} would change "
+            f"nothing; set --config.stages.{first}.{name} and so on"
+        )
+
+
+def _has(config: ConfigDict, dotted: str) -> bool:
+    level: Any = config
+    for key in dotted.split("."):
+        if not isinstance(level, ConfigDict) or key not in level:
+            return False
+        level = level[key]
+    return True
 
 
 def _recipe(path: str, arg: str) -> ConfigDict:
@@ -239,9 +278,13 @@ def check(config: ConfigDict, where: str = "config") -> None:
         value = _get(config, name)
         if value not in choices:
             raise UserError(f"{where}: {name} is {value!r}, none of {', '.join(choices)}")
-    for name in _AT_LEAST_ONE:
-        if _get(config, name) < 1:
-            raise UserError(f"{where}: {name} is {_get(config, name)}; it must be at least 1")
+    for name, least in _AT_LEAST.items():
+        if not least <= _get(config, name) < math.inf:
+            raise UserError(f"{where}: {name} is {_get(config, name)}; it must be at least {least}")
+    if config.loss.label_smoothing >= 1:
+        raise UserError(
+            f"{where}: loss.label_smoothing is {config.loss.label_smoothing}; it must be below 1"
+        )
     if config.batch_size % config.accumulation:
         raise UserError(
             f"{where}: batch_size {config.batch_size} cannot be cut into accumulation = "
