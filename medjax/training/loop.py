@@ -147,12 +147,12 @@ def train(
                     result = trainer.evaluate(validation())
                     loss = result["loss"]
                     writer.write(step, {f"validation/{k}": v for k, v in result.items()})
-                    bar.write(f"{name} step {step}: validation " + _format(result))
+                    say(f"{name} step {step}: validation " + _format(result))
                 # The best must be saved to be kept: with validation, every evaluation saves.
                 if loss is not None or _due(step, schedule.checkpoint_every) or last:
                     window.check()
                     checkpoints.save(step, trainer.state, data.get_state(), loss)
-                if stop.requested and not last:
+                if stop.requested:
                     window.check()
                     checkpoints.save(step, trainer.state, data.get_state())
                     checkpoints.wait()
@@ -192,7 +192,7 @@ class _Window:
         self._learning_rate = learning_rate
         self._pending: collections.deque[tuple[int, Batch, Any]] = collections.deque()
         self._read: list[dict[str, float]] = []
-        self._truncated = self._examples = 0
+        self._truncated = self._examples = self._skips = 0
         self._since = time.perf_counter()
 
     def add(self, step: int, batch: Batch, metrics) -> None:
@@ -205,16 +205,19 @@ class _Window:
     def _take(self) -> None:
         step, batch, metrics = self._pending.popleft()
         values = {key: float(value) for key, value in metrics._asdict().items()}
-        if not math.isfinite(values["loss"]) and not values["skipped"]:
+        self._skips = self._skips + 1 if values["skipped"] else 0
+        # A finite loss may have a gradient that is not, and then ruins the parameters.
+        finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
+        if not finite and self._skips in (0, loss_scaling.MAX_SKIPS):
             raise UserError(
-                f"the loss is {values['loss']} at step {step}. Lower optimizer.learning_rate, or "
-                f"look at the examples of this step: {', '.join(batch.ids)}. Nothing of this step "
-                "was saved."
+                f"the loss is {values['loss']} and the gradient's norm {values['grad_norm']} at "
+                f"step {step}. Lower optimizer.learning_rate, or look at the examples of this "
+                f"step: {', '.join(batch.ids)}. Nothing of this step was saved."
             )
         self._read.append(values)
 
     def check(self) -> None:
-        """Reads what is pending; raises UserError if a loss is not a number."""
+        """Reads what is pending; raises UserError if a loss or gradient is not a number."""
         while self._pending:
             self._take()
 
@@ -222,9 +225,11 @@ class _Window:
         """Writes the means since the last time and returns them as a line."""
         self.check()
         seconds = time.perf_counter() - self._since
+        done = [values for values in self._read if not values["skipped"]]
         means = {
-            key: float(np.mean([values[key] for values in self._read]))
+            key: float(np.mean([values[key] for values in done]))
             for key in ("loss", "accuracy", "grad_norm")
+            if done
         }
         extra = {
             "learning_rate": float(self._learning_rate(step - 1)),

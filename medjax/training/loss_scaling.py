@@ -12,6 +12,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 PERIOD = 2000
 _MAX = 2.0**24
+# Steps skipped in a row after which the scale is 1 wherever it began: scaling is not to blame.
+MAX_SKIPS = 25
 
 
 class LossScale(NamedTuple):
