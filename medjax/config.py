@@ -112,6 +112,12 @@ def defaults() -> ConfigDict:
 # Keys whose ConfigDicts have names of the user's own choice.
 _OPEN = {"data.train", "data.validation", "data.test", "optimizer.options", "model", "stages"}
 
+# What stages have in common: each starts with the model that the one before it has trained.
+_WHOLE_RUN = (
+    "name", "model", "init", "tokenizer", "tokenizer_vocab_size", "image_size",
+    "data.dir", "data.test", "evaluate", "export",
+)  # fmt: skip
+
 SOURCE_DEFAULTS = {"source": "", "split": "", "tasks": (), "image_root": "", "weight": 1.0}
 
 _CHOICES = {
@@ -249,6 +255,11 @@ def _opened(name: str, value: Any, where: str) -> Any:
         for stage, changes in value.items():
             if not isinstance(changes, ConfigDict) or "stages" in changes:
                 raise UserError(f"{where}: stages.{stage} must be a ConfigDict without stages")
+            if whole := [name for name in _WHOLE_RUN if _has(changes, name)]:
+                raise UserError(
+                    f"{where}: stages.{stage} sets {', '.join(whole)}, which all stages of a run "
+                    "share; set it outside of stages"
+                )
         return value
     sources = ConfigDict()
     for key, spec in value.items():

@@ -1,6 +1,7 @@
 """A whole run: data, stages, evaluation, export; each part is skipped if it is done."""
 
 import itertools
+import json
 import logging
 import pathlib
 from typing import Any
@@ -19,6 +20,7 @@ from medjax.data import setup
 from medjax.data.tokenizer import Tokenizer
 from medjax.errors import UserError
 from medjax.evaluation import run as evaluation
+from medjax.evaluation.files import write_whole
 from medjax.scaling import precision
 from medjax.training import stage as stages
 from medjax.training.loop import Interrupted
@@ -30,6 +32,8 @@ __all__ = ["Interrupted", "evaluate", "run"]
 def run(config: ConfigDict, path: pathlib.Path) -> dict:
     """Trains all stages, evaluates the last on the test data, and exports it.
 
+    Nothing is written before everything given has been checked.
+
     Returns:
       The results as `results.json` has them, and where everything lies.
 
@@ -38,47 +42,104 @@ def run(config: ConfigDict, path: pathlib.Path) -> dict:
       UserError: something given cannot be used.
     """
     prepare_libraries()
-    configs = {
-        name: config_lib.stage_config(config, name) for name in config_lib.stage_names(config)
-    }
-    start = stages.open_init(next(iter(configs.values())))
-    for stage in configs.values():  # a missing file is told of now, not hours later
-        for part in ("train", "validation", "test"):
-            setup.open_sources(stage, part)
-    workdir = workdir_lib.prepare(path, config)
-    say(f"workdir {workdir.path}")
-    tokenizer = _tokenizer(config, configs, workdir, start)
-    for name, stage in configs.items():
-        stages.run_stage(name, stage, workdir, start, tokenizer)
-        start = stages.open_result(workdir.model(name)) if len(configs) > 1 else start
+    workdir = workdir_lib.check(path, config)
+    names = config_lib.stage_names(config)
+    if all(workdir.model(name).exists() for name in names):
+        say(f"workdir {workdir.path}: trained already")
+        workdir_lib.create(workdir, config)
+    else:
+        _train(config, workdir)
     outcome: dict[str, Any] = {"workdir": str(workdir.path)}
     if jax.process_index() == 0:
         if config.data.test:
-            outcome["results"] = evaluate(config, workdir)
+            outcome["results"] = _evaluated(config, workdir) or evaluate(config, workdir)
         if config.export.huggingface:
-            outcome["export"] = export(config, workdir)
+            outcome["export"] = _exported(config, workdir) or export(config, workdir)
     return outcome
+
+
+def _train(config: ConfigDict, workdir: Workdir) -> None:
+    configs = {
+        name: config_lib.stage_config(config, name) for name in config_lib.stage_names(config)
+    }
+    first = next(iter(configs.values()))
+    start = stages.open_init(first)
+    tokenizer = _tokenizer(config, configs, workdir, start)
+    model = stages.model_config(first, start, tokenizer)
+    plans = [stages.plan(name, stage, model) for name, stage in configs.items()]
+    workdir_lib.create(workdir, config)
+    tokenizer.save(workdir.tokenizer)
+    say(f"workdir {workdir.path}")
+    earlier = None
+    for plan in plans:
+        if workdir.model(plan.name).exists():
+            say(f"{plan.name}: trained already")
+        else:
+            begin = start if earlier is None else stages.open_result(workdir.model(earlier))
+            stages.run_stage(plan, workdir, begin, tokenizer)
+        earlier = plan.name
 
 
 def prepare_libraries() -> None:
     """Compiled programs are kept for the next run; libraries' notes stay out of the way."""
-    if jax.config.read("jax_compilation_cache_dir") is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(setup.cache_dir() / "jax"))
     logging.getLogger("absl").setLevel(logging.WARNING)
 
 
 def _tokenizer(config, configs, workdir: Workdir, start: stages.Start | None) -> Tokenizer:
-    if start is not None and not config.tokenizer and not workdir.tokenizer.exists():
+    if workdir.tokenizer.exists():
+        return Tokenizer.load(workdir.tokenizer)
+    if start is not None and not config.tokenizer:
         if start.checkpoint.tokenizer is None:
             raise UserError(
                 f"{start.checkpoint.where} brings no tokenizer; set tokenizer to Gemma's "
                 "sentencepiece file (tokenizer.model)"
             )
-        Tokenizer.load(start.checkpoint.tokenizer).save(workdir.tokenizer)
+        return Tokenizer.load(start.checkpoint.tokenizer)
     everything = itertools.chain.from_iterable(
         setup.texts(setup.open_sources(stage, "train")) for stage in configs.values()
     )
-    return setup.make_tokenizer(config, workdir.tokenizer, everything)
+    return setup.make_tokenizer(config, everything)
+
+
+def _asked(config: ConfigDict) -> dict:
+    """What the answers in `evaluation` depend on beside the weights, as JSON gives it back."""
+    return json.loads(
+        json.dumps(
+            {
+                "test": config.data.test.to_dict(),
+                "decode": config.decode.to_dict(),
+                "evaluate": config.evaluate.to_dict(),
+            }
+        )
+    )
+
+
+def _evaluated(config: ConfigDict, workdir: Workdir) -> dict | None:
+    """The results of an earlier run of this config, if it got as far."""
+    if _read(workdir.evaluation / "settings.json") != _asked(config):
+        return None
+    say(f"evaluated already: {workdir.evaluation}; python -m medjax.evaluate asks again")
+    say((workdir.evaluation / "results.md").read_text())
+    return _read(workdir.evaluation / "results.json")
+
+
+def _exported(config: ConfigDict, workdir: Workdir) -> dict | None:
+    """What `export` returned in an earlier run of this config, if it got as far."""
+    done = _read(workdir.export)
+    if done is None or done["settings"] != config.export.to_dict():
+        return None
+    say(f"exported already: {workdir.huggingface}")
+    return done["outcome"]
+
+
+def _read(path: pathlib.Path) -> Any:
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _write(path: pathlib.Path, data: dict) -> None:
+    write_whole(path, (json.dumps(data, indent=2) + "\n").encode())
 
 
 def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
@@ -87,6 +148,7 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
     Raises:
       UserError: a stage is not trained yet, or there is no such data.
     """
+    prepare_libraries()
     names = config_lib.stage_names(config)
     for name in names:
         if not workdir.model(name).exists():
@@ -111,7 +173,10 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
         model = stages.load_result(workdir.model(name), dtype=precision.resolve(stage.dtype))
         systems[name] = evaluation.answer(model, tokenizer, source, stage, name)
     folder = workdir.evaluation if part == "test" else workdir.path / f"evaluation_{part}"
+    (folder / "settings.json").unlink(missing_ok=True)  # it comes back when all is written
     table = evaluation.write(folder, systems, source, f"{config.name}: {part} questions")
+    if part == "test":
+        _write(folder / "settings.json", _asked(config))
     say(table.to_text())
     say(f"answers: {folder / 'predictions.html'}")
     return table.to_dict()
@@ -131,8 +196,8 @@ def export(config: ConfigDict, workdir: Workdir) -> dict:
     whole = source.checkpoint.astype(dtype)
     if source.adapter is not None:
         whole = merged(source.checkpoint, source.adapter, dtype)
-    if not (workdir.huggingface / "config.json").exists():
-        huggingface.write_folder(whole, workdir.huggingface)
+    workdir.export.unlink(missing_ok=True)  # it comes back when all is written and checked
+    huggingface.write_folder(whole, workdir.huggingface, overwrite=True)
     outcome: dict[str, Any] = {"huggingface": str(workdir.huggingface)}
     if config.export.verify:
         question = probe.make(source.checkpoint.config)
@@ -152,4 +217,5 @@ def export(config: ConfigDict, workdir: Workdir) -> dict:
                 f"the export's logits differ by {difference:.3g}, more than {config.export.dtype} "
                 f"explains; do not use {workdir.huggingface}"
             )
+    _write(workdir.export, {"settings": config.export.to_dict(), "outcome": outcome})
     return outcome

@@ -5,14 +5,16 @@ tokenizer.model        of all stages
 <stage>/checkpoints/   orbax, one folder a step
 <stage>/metrics.jsonl  and TensorBoard events
 <stage>/model/         the stage's result, a model folder
-evaluation/            table, predictions.jsonl, predictions.html, predictions.png
+evaluation/            results.json, results.md, predictions.{jsonl,html,png}, settings.json
 huggingface/           the last stage's result, merged
+export.json            how it was exported, and how far its logits differ
 """
 
 import dataclasses
 import json
 import os
 import pathlib
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -49,6 +51,10 @@ class Workdir:
         return self.path / "evaluation"
 
     @property
+    def export(self) -> pathlib.Path:
+        return self.path / "export.json"
+
+    @property
     def huggingface(self) -> pathlib.Path:
         return self.path / "huggingface"
 
@@ -59,16 +65,15 @@ class Workdir:
         return self.path / stage / "model"
 
 
-def prepare(path: str | os.PathLike[str], config: ConfigDict) -> Workdir:
-    """Opens the folder for this config, creating it if need be.
+def check(path: str | os.PathLike[str], config: ConfigDict) -> Workdir:
+    """The folder for this config, which need not exist yet; nothing is written.
 
     Raises:
       UserError: the folder belongs to another config, or is no run's.
     """
     workdir = Workdir(pathlib.Path(path))
-    text = json.dumps(config.to_dict(), indent=2)
     if workdir.config.exists():
-        differences = _differences(read_config(path), ConfigDict(json.loads(text)))
+        differences = _differences(read_config(path), ConfigDict(json.loads(_text(config))))
         if differences:
             raise UserError(
                 f"workdir {path} belongs to another config: {'; '.join(differences[:5])}. Choose "
@@ -76,8 +81,25 @@ def prepare(path: str | os.PathLike[str], config: ConfigDict) -> Workdir:
             )
     elif workdir.path.exists() and (not workdir.path.is_dir() or any(workdir.path.iterdir())):
         raise UserError(f"workdir {path} holds something else; choose a new or empty folder")
-    write_whole(workdir.config, (text + "\n").encode())
     return workdir
+
+
+def create(workdir: Workdir, config: ConfigDict) -> None:
+    """Creates the folder with its config.
+
+    Raises:
+      UserError: it cannot be written to.
+    """
+    try:
+        write_whole(workdir.config, _text(config).encode())
+    except OSError as error:
+        raise UserError(
+            f"workdir {workdir.path} cannot be written to ({error.strerror}); choose another"
+        ) from error
+
+
+def _text(config: ConfigDict) -> str:
+    return json.dumps(config.to_dict(), indent=2) + "\n"
 
 
 def read_config(path: str | os.PathLike[str]) -> ConfigDict:
@@ -100,9 +122,12 @@ def _differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     return [
         f"{key} was {before.get(key, 'not set')!r} and is now {after.get(key, 'not set')!r}"
         for key in sorted(before | after)
-        if before.get(key) != after.get(key)
-        and not any(key == free or key.startswith(f"{free}.") for free in _FREE)
+        if before.get(key) != after.get(key) and not _is_free(re.sub(r"^stages\.[^.]+\.", "", key))
     ]
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in _FREE)
 
 
 def _flat(data: dict, prefix: str = "") -> dict:

@@ -1,7 +1,9 @@
 """From a config's `data` to sources, tokenizer and transform."""
 
+import functools
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
 from ml_collections import ConfigDict
@@ -32,8 +34,10 @@ def open_sources(config: ConfigDict, part: str) -> dict[str, tuple[Source, float
     for name, spec in config.data[part].items():
         if not spec.source:
             raise UserError(f"data.{part}.{name}: source is not set; name a dataset or a .jsonl")
-        source = open_source(
+        path = pathlib.Path(spec.source).expanduser()
+        source = _open(
             spec.source,
+            path.stat().st_mtime_ns if path.is_file() else 0,
             split=spec.split,
             tasks=tuple(spec.tasks),
             image_root=spec.image_root,
@@ -42,6 +46,15 @@ def open_sources(config: ConfigDict, part: str) -> dict[str, tuple[Source, float
         )
         sources[name] = (source, spec.weight)
     return sources
+
+
+@functools.cache
+def _open(source: str, changed: int, **kwargs) -> Source:
+    """Opens a source once: a file's images are all checked when it is opened.
+
+    `changed` is when the file was, so that a new version of it is opened anew.
+    """
+    return open_source(source, **kwargs)
 
 
 class Joined:
@@ -72,18 +85,13 @@ def texts(sources: Mapping[str, tuple[Source, float]]) -> Iterator[str]:
             yield example.suffix
 
 
-def make_tokenizer(
-    config: ConfigDict, path: pathlib.Path, source_texts: Iterator[str]
-) -> Tokenizer:
-    """The run's tokenizer, kept at `path`: found there, copied there, or trained on the texts."""
-    if path.exists():
-        return Tokenizer.load(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+def make_tokenizer(config: ConfigDict, source_texts: Iterator[str]) -> Tokenizer:
+    """The tokenizer that the config names, else a small one trained on the texts."""
     if config.tokenizer:
-        tokenizer = Tokenizer.load(config.tokenizer)
-        tokenizer.save(path)
-        return tokenizer
-    return train_tokenizer(source_texts, path, vocab_size=config.tokenizer_vocab_size)
+        return Tokenizer.load(pathlib.Path(config.tokenizer).expanduser())
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "tokenizer.model"
+        return train_tokenizer(source_texts, path, vocab_size=config.tokenizer_vocab_size)
 
 
 def make_transform(config: ConfigDict, tokenizer: Tokenizer) -> ExampleTransform:

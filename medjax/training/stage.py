@@ -2,9 +2,12 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from medjax.checkpoints import adapters, convert, model_folder, tensors
@@ -14,8 +17,11 @@ from medjax.checkpoints.manager import Checkpoints
 from medjax.checkpoints.tensors import Checkpoint
 from medjax.cli import say
 from medjax.data import setup
-from medjax.data.batching import make_eval_batches, make_train_iterator
+from medjax.data.batching import TrainIterator, make_eval_batches, make_train_iterator
+from medjax.data.setup import Joined
+from medjax.data.sources import Source
 from medjax.data.tokenizer import Tokenizer
+from medjax.decoding.config import DecodeConfig
 from medjax.errors import UserError
 from medjax.models import build, params, variants
 from medjax.models.config import PaliGemmaConfig
@@ -141,41 +147,89 @@ def make_model(config: ConfigDict, model: PaliGemmaConfig, start: Start | None, 
     return result, dtype
 
 
-def run_stage(
-    name: str,
-    config: ConfigDict,
-    workdir: Workdir,
-    start: Start | None,
-    tokenizer: Tokenizer,
-) -> None:
-    """Trains one stage, or continues it, and writes its model folder; done if that is there.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A stage that can be trained as far as can be told without weights; see `plan`.
+
+    Attributes:
+      sources: of the training data, with their weights, by name.
+      held_out: the validation data; None if it is never asked for.
+      model: its sizes.
+      steps: of training.
+    """
+
+    name: str
+    config: ConfigDict
+    sources: Mapping[str, tuple[Source, float]]
+    held_out: Joined | None
+    model: PaliGemmaConfig
+    mesh: Mesh
+    steps: int
+
+
+def plan(name: str, config: ConfigDict, model: PaliGemmaConfig) -> Plan:
+    """Checks all of a stage that can be checked before anything is written or computed.
+
+    Raises:
+      UserError: something in the config, or its data, cannot be used.
+    """
+    sources = setup.open_sources(config, "train")
+    for source_name, (source, _) in sources.items():
+        if source.faults:
+            say(f"{name}: {source_name}: bad rows left out: {dict(source.faults)}")
+    validation = setup.open_sources(config, "validation")
+    setup.open_sources(config, "test")
+    DecodeConfig(**config.decode.to_dict())
+    precision.resolve(config.dtype)
+    steps = _steps(config, sum(len(source) for source, _ in sources.values()))
+    mesh = sharding.make_mesh(config.mesh)
+    if config.batch_size % (ways := config.accumulation * mesh.shape["data"] * mesh.shape["fsdp"]):
+        raise UserError(
+            f"batch_size {config.batch_size} is no multiple of {ways}, which is accumulation x "
+            "mesh.data x mesh.fsdp; change one of them"
+        )
+    optimizers.create(config.optimizer, steps)
+    adapted = lora_config(config)
+    names = tensors.specs(model) if adapted is None else adapters.adapter_specs(model, adapted)
+    optimizers.check_multipliers(names, config.optimizer.lr_multipliers)
+    planned = Plan(
+        name,
+        config,
+        sources,
+        Joined([s for s, _ in validation.values()]) if validation and config.eval_every else None,
+        model,
+        mesh,
+        steps,
+    )
+    _train_data(planned, None).close()
+    return planned
+
+
+def _train_data(plan: Plan, transform: Any) -> TrainIterator:
+    return make_train_iterator(
+        plan.sources,
+        transform,
+        batch_size=plan.config.batch_size,
+        seed=plan.config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=plan.config.data.workers,
+    )
+
+
+def run_stage(plan: Plan, workdir: Workdir, start: Start | None, tokenizer: Tokenizer) -> None:
+    """Trains one stage, or continues it, and writes its model folder.
 
     Raises:
       Interrupted: see `loop.train`.
       UserError: something in the config or its data cannot be used.
     """
-    if workdir.model(name).exists():
-        say(f"{name}: trained already")
-        return
+    name, config, mesh, steps = plan.name, plan.config, plan.mesh, plan.steps
     folder = workdir.stage(name)
-    sources = setup.open_sources(config, "train")
-    for source_name, (source, _) in sources.items():
-        if source.faults:
-            say(f"{name}: {source_name}: bad rows left out: {dict(source.faults)}")
-    steps = _steps(config, sum(len(source) for source, _ in sources.values()))
     transform = setup.make_transform(config, tokenizer)
-    data = make_train_iterator(
-        sources,
-        transform,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        workers=config.data.workers,
-    )
     validation = None
-    if config.data.validation and config.eval_every:
-        held_out = setup.Joined([s for s, _ in setup.open_sources(config, "validation").values()])
+    if plan.held_out is not None:
+        held_out = plan.held_out
 
         def validation():
             return make_eval_batches(
@@ -186,13 +240,9 @@ def run_stage(
                 process_count=jax.process_count(),
             )
 
-    mesh = sharding.make_mesh(config.mesh)
-    model, dtype = make_model(
-        config, model_config(config, start, tokenizer), start, tokenizer, mesh
-    )
+    model, dtype = make_model(config, plan.model, start, tokenizer, mesh)
     say(f"{name}: {params.trainable_share(model)}, {dtype} on {_devices(mesh)}, {steps:,} steps")
     multipliers = tuple(config.optimizer.lr_multipliers)
-    optimizers.check_multipliers(params.trainable_names(model), multipliers)
     trainer = Trainer(
         model,
         optimizers.create(config.optimizer, steps),
@@ -210,7 +260,7 @@ def run_stage(
     try:
         train(
             trainer,
-            data,
+            _train_data(plan, transform),
             Schedule(steps, config.log_every, config.eval_every, config.checkpoint_every),
             folder,
             checkpoints=checkpoints,
