@@ -31,10 +31,11 @@ def main() -> int:
     from medjax.pipeline import Interrupted, run
 
     try:
-        outcome = run(config, pathlib.Path(args.workdir or f"runs/{config.name}"))
+        path = pathlib.Path(args.workdir or f"runs/{config.name}").expanduser()
+        outcome = run(config, path)
     except Interrupted as stop:
         say(f"{stop}. The same command continues.")
-        return 0
+        outcome = {"interrupted": str(stop)}
     if args.json:
         print(json.dumps(outcome))
     return 0

@@ -27,6 +27,8 @@ from medjax.training.signals import StopRequest
 from medjax.training.step import TrainState, make_eval_step, make_train_step, split
 from medjax.training.writers import MetricsWriter
 
+_SHOWN = ("loss", "accuracy", "grad_norm", "skipped_steps", "truncated_examples")
+
 
 class Interrupted(Exception):
     """Training was asked to stop; everything is saved, and the same command continues."""
@@ -128,7 +130,7 @@ def train(
     if start >= schedule.steps:
         return
     writer = MetricsWriter(folder, start)
-    window = _Window(writer, learning_rate)
+    window = _Window(learning_rate)
     bar = tqdm(
         total=schedule.steps, initial=start, desc=name, unit="step", mininterval=1.0,
         dynamic_ncols=True,
@@ -140,14 +142,19 @@ def train(
                 window.add(step, batch, trainer.step(batch.arrays))
                 bar.update()
                 last = step == schedule.steps
-                loss = None
+                loss, row = None, {}
                 if _due(step, schedule.log_every) or last:
-                    bar.set_postfix_str(window.flush(step))
+                    row = window.flush(step)
+                    bar.set_postfix_str(_format({k: row[k] for k in _SHOWN if k in row}))
                 if validation and (_due(step, schedule.eval_every) or last):
+                    began = time.perf_counter()
                     result = trainer.evaluate(validation())
+                    window.leave_out(time.perf_counter() - began)
                     loss = result["loss"]
-                    writer.write(step, {f"validation/{k}": v for k, v in result.items()})
+                    row |= {f"validation/{k}": v for k, v in result.items()}
                     say(f"{name} step {step}: validation " + _format(result))
+                if row:
+                    writer.write(step, row)
                 # The best must be saved to be kept: with validation, every evaluation saves.
                 if loss is not None or _due(step, schedule.checkpoint_every) or last:
                     window.check()
@@ -187,8 +194,7 @@ def _restore(trainer: Trainer, data: TrainIterator, checkpoints: Checkpoints) ->
 class _Window:
     """Metrics since the last log line. They are read one step late, so that no step waits."""
 
-    def __init__(self, writer: MetricsWriter, learning_rate: optax.Schedule):
-        self._writer = writer
+    def __init__(self, learning_rate: optax.Schedule):
         self._learning_rate = learning_rate
         self._pending: collections.deque[tuple[int, Batch, Any]] = collections.deque()
         self._read: list[dict[str, float]] = []
@@ -221,8 +227,12 @@ class _Window:
         while self._pending:
             self._take()
 
-    def flush(self, step: int) -> str:
-        """Writes the means since the last time and returns them as a line."""
+    def leave_out(self, seconds: float) -> None:
+        """Does not count time that was not spent on training."""
+        self._since += seconds
+
+    def flush(self, step: int) -> dict[str, float]:
+        """Means and sums since the last time."""
         self.check()
         seconds = time.perf_counter() - self._since
         done = [values for values in self._read if not values["skipped"]]
@@ -240,11 +250,9 @@ class _Window:
             extra["skipped_steps"] = skipped
         if self._truncated:
             extra["truncated_examples"] = float(self._truncated)
-        self._writer.write(step, means | extra)
         self._read, self._truncated, self._examples = [], 0, 0
         self._since = time.perf_counter()
-        shown = means | {k: v for k, v in extra.items() if k in ("skipped_steps",)}
-        return _format(shown)
+        return means | extra
 
 
 def _format(values: dict[str, float]) -> str:

@@ -77,6 +77,11 @@ def create(config: ConfigDict, steps: int) -> optax.GradientTransformation:
             raise UserError(
                 f"optimizer.weight_decay: optax.{config.optax_name} has none; set it to 0"
             )
+        if "mask" not in known:
+            raise UserError(
+                f"optimizer.weight_decay: optax.{config.optax_name} cannot spare norms and biases "
+                "from it; set it to 0, or choose adamw"
+            )
         options |= {"weight_decay": config.weight_decay, "mask": _decay_mask}
     elif "weight_decay" in known:
         options.setdefault("weight_decay", 0.0)
