@@ -53,6 +53,8 @@ def defaults() -> ConfigDict:
                 "test": {},
                 "on_bad_example": "error",  # or skip (and count)
                 "on_long_text": "truncate",  # (and count) or error
+                # Random variations of training images; sizes, see data/augment.py.
+                "augment": {"shift": 0.0, "zoom": 0.0, "contrast": 0.0, "gamma": 0.0, "noise": 0.0},
                 "image_cache_mib": 256,  # resized images kept in memory
                 "workers": 0,  # processes that read ahead; 0: threads alone
             },

@@ -16,6 +16,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from medjax.data.augment import Augment
 from medjax.data.example import Example
 from medjax.data.prompts import TextTransform
 from medjax.errors import UserError
@@ -53,14 +54,24 @@ class Batch:
 class ExampleTransform:
     """Maps an Example to the row of a batch: the image's array and the packed text."""
 
-    def __init__(self, image: Callable[[Example], np.ndarray], text: TextTransform):
-        """`image` gives uint8 [H, W, 3], or float32 [H, W, 3] in [-1, 1]."""
+    def __init__(
+        self,
+        image: Callable[[Example], np.ndarray],
+        text: TextTransform,
+        augment: Augment | None = None,
+    ):
+        """`image` gives uint8 [H, W, 3], or float32 [H, W, 3] in [-1, 1] without `augment`."""
         self.image = image
         self.text = text
+        self.augment = augment
 
-    def __call__(self, example: Example) -> Row:
-        packed = self.text(example)._asdict()
+    def __call__(self, example: Example, rng: np.random.Generator | None = None) -> Row:
+        """The row; a random variation of the example if a generator is given."""
         image = self.image(example)
+        if rng is not None and self.augment:
+            image, suffix = self.augment(image, example.suffix, rng)
+            example = dataclasses.replace(example, suffix=suffix)
+        packed = self.text(example)._asdict()
         row = {name: np.asarray(value) for name, value in packed.items()}
         return row | {"image": image, "id": np.asarray(example.id)}
 
@@ -114,10 +125,11 @@ class TrainIterator(Iterator[Batch]):
 
 def make_train_iterator(
     sources: Mapping[str, tuple[Source, float]],
-    transform: Callable[[Example], Row],
+    transform: Callable[..., Row],
     *,
     batch_size: int,
     seed: int,
+    augment: bool = False,
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
@@ -133,6 +145,7 @@ def make_train_iterator(
       transform: Example -> row, such as an `ExampleTransform`.
       batch_size: B of all processes together.
       seed: of the order, 0 or more.
+      augment: call `transform(example, rng)`; the generator is a function of seed and position.
       process_index: this process.
       process_count: how many share each batch.
       workers: processes that read ahead; 0 for threads alone, which suffice where most of the time
@@ -167,7 +180,9 @@ def make_train_iterator(
     mixed = grain.MapDataset.mix(shuffled, weights) if len(names) > 1 else shuffled[0]
 
     def build(start: int) -> grain.IterDataset:
-        rows = mixed[start:].map(transform)
+        # Mapped before it is cut, so that positions count from the stream's beginning.
+        rows = mixed.random_map(transform, seed=seed) if augment else mixed.map(transform)
+        rows = rows[start:]
         batches = rows.batch(local_size, drop_remainder=True, batch_fn=_stack)
         return _read_ahead(batches[process_index::process_count], workers, prefetch)
 

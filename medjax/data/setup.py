@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
+from medjax.data.augment import Augment
 from medjax.data.batching import ExampleTransform
 from medjax.data.image import ImageTransform
 from medjax.data.prompts import TextTransform
@@ -100,4 +101,5 @@ def make_transform(config: ConfigDict, tokenizer: Tokenizer) -> ExampleTransform
     return ExampleTransform(
         ImageTransform(config.image_size, cache_bytes=cache),
         TextTransform(tokenizer, config.text_length, config.data.on_long_text),
+        Augment(**config.data.augment.to_dict()),
     )
