@@ -51,7 +51,7 @@ def run(config: ConfigDict, path: pathlib.Path) -> dict:
         _train(config, workdir)
     outcome: dict[str, Any] = {"workdir": str(workdir.path)}
     if jax.process_index() == 0:
-        if config.data.test:
+        if any(spec.source for spec in config.data.test.values()):
             outcome["results"] = _evaluated(config, workdir) or evaluate(config, workdir)
         if config.export.huggingface:
             outcome["export"] = _exported(config, workdir) or export(config, workdir)
@@ -66,6 +66,11 @@ def _train(config: ConfigDict, workdir: Workdir) -> None:
     start = stages.open_init(first)
     tokenizer = _tokenizer(config, configs, workdir, start)
     model = stages.model_config(first, start, tokenizer)
+    if start is None and first.lora.rank:
+        raise UserError(
+            "lora.rank is set, so that only adapters would learn beside weights that are random: "
+            "set init to the weights to start from, an npz file or a model's folder"
+        )
     plans = [stages.plan(name, stage, model) for name, stage in configs.items()]
     workdir_lib.create(workdir, config)
     tokenizer.save(workdir.tokenizer)

@@ -14,7 +14,6 @@ from medjax.data.image import ImageTransform
 from medjax.data.prompts import TextTransform
 from medjax.data.sources import Source, open_source
 from medjax.data.tokenizer import Tokenizer, train_tokenizer
-from medjax.errors import UserError
 
 
 def cache_dir() -> pathlib.Path:
@@ -30,11 +29,14 @@ def data_dir(config: ConfigDict) -> pathlib.Path:
 
 
 def open_sources(config: ConfigDict, part: str) -> dict[str, tuple[Source, float]]:
-    """The sources of `data.train`, `data.validation` or `data.test` with their weights, by name."""
+    """The sources of `data.train`, `data.validation` or `data.test` with their weights, by name.
+
+    Those whose `source` is empty are left out.
+    """
     sources = {}
     for name, spec in config.data[part].items():
-        if not spec.source:
-            raise UserError(f"data.{part}.{name}: source is not set; name a dataset or a .jsonl")
+        if not spec.source:  # a place that a recipe keeps for one's own data
+            continue
         path = pathlib.Path(spec.source).expanduser()
         source = _open(
             spec.source,

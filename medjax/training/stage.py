@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -26,6 +27,7 @@ from medjax.errors import UserError
 from medjax.models import build, params, variants
 from medjax.models.config import PaliGemmaConfig
 from medjax.models.lora import LoRAConfig
+from medjax.models.paligemma import PaliGemma
 from medjax.scaling import precision, sharding
 from medjax.training import optimizers
 from medjax.training.loop import Schedule, Trainer, train
@@ -174,6 +176,12 @@ def plan(name: str, config: ConfigDict, model: PaliGemmaConfig) -> Plan:
       UserError: something in the config, or its data, cannot be used.
     """
     sources = setup.open_sources(config, "train")
+    if not sources:
+        keys = ", ".join(f"data.train.{key}.source" for key in config.data.train)
+        raise UserError(
+            f"{name}: there is no data to train on; set {keys or 'data.train in the recipe'} to a "
+            "dataset's name or a JSON-lines file"
+        )
     for source_name, (source, _) in sources.items():
         if source.faults:
             say(f"{name}: {source_name}: bad rows left out: {dict(source.faults)}")
@@ -309,8 +317,10 @@ def _save(name: str, config: ConfigDict, workdir: Workdir, model, start: Start |
         )
 
 
-def load_result(folder: pathlib.Path, **kwargs):
-    """The model of a stage's folder, adapters beside the base; `kwargs` go to PaliGemma.
+def load_result(folder: pathlib.Path, dtype: jnp.dtype) -> PaliGemma:
+    """The model of a stage's folder, adapters beside the base, computing in `dtype`.
+
+    Weights that did not train are held in it, too, as in training.
 
     Raises:
       UserError: the folder is none, or an adapter's base is not the one that it was trained on.
@@ -318,5 +328,5 @@ def load_result(folder: pathlib.Path, **kwargs):
     request = convert.Request("medjax", "medjax", folder, folder)
     source = convert.open_source(request)
     if source.adapter is None:
-        return tensors.build(source.checkpoint, **kwargs)
-    return adapters.build_adapted(source.checkpoint, source.adapter, **kwargs)
+        return tensors.build(source.checkpoint, dtype=dtype)
+    return adapters.build_adapted(source.checkpoint, source.adapter, dtype=dtype, param_dtype=dtype)
