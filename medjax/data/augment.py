@@ -1,9 +1,9 @@
 """Variations of training images that leave their answers true.
 
-A picture with a dark margin, as most medical images have, may be moved within it: nothing is cut off,
-so every answer holds, and boxes in the answer move along. Zooming changes how much of the image a
-thing fills; only answers with boxes are told of it, so only they are zoomed. A picture without a
-margin is neither moved nor zoomed. Intensities vary in contrast, gamma and noise.
+A picture with a dark margin, as most medical images have, may be moved within it: nothing is cut
+off, so every answer holds, and boxes in the answer move along. Zooming changes how much of the
+image a thing fills; only answers with boxes are told of it, so only they are zoomed. A picture
+without a margin is neither moved nor zoomed. Intensities vary in contrast, gamma and noise.
 """
 
 import dataclasses
