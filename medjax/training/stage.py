@@ -219,7 +219,7 @@ def _train_data(plan: Plan, transform: Any) -> TrainIterator:
         transform,
         batch_size=plan.config.batch_size,
         seed=plan.config.seed,
-        augment=bool(transform.augment),
+        augment=bool(getattr(transform, "augment", None)),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         workers=plan.config.data.workers,
