@@ -119,11 +119,9 @@ def from_dict(data: Mapping[str, Any], where: str = "model") -> PaliGemmaConfig:
     data = dict(data)
     for key in _IGNORED:
         data.pop(key, None)
-    llm, img = dict(data.pop("llm", {})), dict(data.pop("img", {}))
+    llm, img = (_tower(data.pop(name, {}), f"{where}: {name}") for name in ("llm", "img"))
     scale = llm.pop("query_pre_attn_norm", "rsqrt_head_dim")
-    if scale == "rsqrt_emb_per_head":
-        llm["query_scale_dim"] = llm["width"] // llm["num_heads"]
-    elif scale != "rsqrt_head_dim":
+    if scale not in ("rsqrt_head_dim", "rsqrt_emb_per_head"):
         raise UserError(f"{where}: llm.query_pre_attn_norm {scale!r} is unknown")
     for key in ("attn_logits_softcap", "final_logits_softcap"):
         llm[key] = llm.get(key) or None
@@ -131,15 +129,22 @@ def from_dict(data: Mapping[str, Any], where: str = "model") -> PaliGemmaConfig:
     if isinstance(patch, list | tuple):
         _require(len(set(patch)) == 1, f"img.patch_size {patch} is not square")
         img["patch_size"] = patch[0]
-    return _build(
-        PaliGemmaConfig,
-        data
-        | {
-            "img": _build(SigLIPConfig, _known(img, _IGNORED_IMG, _FIXED_IMG, where), where),
-            "llm": _build(GemmaConfig, _known(llm, _IGNORED_LLM, _FIXED_LLM, where), where),
-        },
-        where,
-    )
+    img = _known(img, _IGNORED_IMG, _FIXED_IMG, where)
+    llm = _known(llm, _IGNORED_LLM, _FIXED_LLM, where)
+    towers = {
+        "img": _build(SigLIPConfig, img, where, "img."),
+        "llm": _build(GemmaConfig, llm, where, "llm."),
+    }
+    if scale == "rsqrt_emb_per_head":
+        width, heads = towers["llm"].width, towers["llm"].num_heads
+        towers["llm"] = dataclasses.replace(towers["llm"], query_scale_dim=width // heads)
+    return _build(PaliGemmaConfig, data | towers, where)
+
+
+def _tower(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where} is {value!r}; it must hold the sizes of a tower by name")
+    return dict(value)
 
 
 def _known(data: dict, ignored: set[str], fixed: dict[str, Any], where: str) -> dict:
@@ -149,7 +154,7 @@ def _known(data: dict, ignored: set[str], fixed: dict[str, Any], where: str) -> 
     return {key: value for key, value in data.items() if key not in ignored}
 
 
-def _build(cls, data: dict, where: str):
+def _build(cls, data: dict, where: str, prefix: str = ""):
     known = {field.name: field for field in dataclasses.fields(cls)}
     unknown = sorted(set(data) - set(known))
     missing = sorted(
@@ -162,7 +167,20 @@ def _build(cls, data: dict, where: str):
             f"{where}: {cls.__name__} has unknown keys {unknown} and lacks {missing}; "
             f"it knows {sorted(known)}"
         )
+    for name, value in data.items():
+        data[name] = _checked(value, known[name].type, f"{where}: {prefix}{name}")
     return cls(**data)
+
+
+def _checked(value: Any, kind: Any, name: str) -> Any:
+    """A field's value, if it is of the declared type; numbers are positive, bool is none."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and kind == float | None:
+        value = float(value)
+    if not isinstance(value, kind) or (number and value <= 0) or (kind is int and not number):
+        wanted = "true or false" if kind is bool else f"{getattr(kind, '__name__', kind)} > 0"
+        raise UserError(f"{name} is {value!r}; expected {wanted}")
+    return value
 
 
 def to_dict(config: PaliGemmaConfig) -> dict[str, Any]:
