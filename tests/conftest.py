@@ -1,0 +1,133 @@
+"""What tests share: one device, a cache of compiled programs, and small files of one's own data.
+
+The settings are environment variables, so that commands which tests start have them too.
+"""
+
+import os
+import pathlib
+
+_CACHE = pathlib.Path(__file__).parents[1] / ".cache"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("MEDJAX_DATA", str(_CACHE / "data"))
+# Tests compile many programs and run each a few times.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
+
+import dataclasses  # noqa: E402
+import importlib  # noqa: E402
+import json  # noqa: E402
+import sys  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from medjax import cli  # noqa: E402
+
+RECIPE = pathlib.Path(__file__).parents[1] / "configs" / "paligemma_lora.py"
+COLORS = {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (20, 40, 190)}
+TINY = {
+    "img": {"width": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2, "patch_size": 14},
+    "llm": {
+        "width": 16, "depth": 2, "mlp_dim": 32, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8,
+    },
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a command did: its exit code, and what it said where."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs `python -m medjax.<name> arguments...` within this process, which saves its imports."""
+
+    def run(name: str, *arguments) -> Outcome:
+        main = importlib.import_module(f"medjax.{name}").main
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            cli.run(main)
+        return Outcome(exit_.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def own_data(tmp_path_factory) -> pathlib.Path:
+    """A folder with {train,validation,test}.jsonl: colored squares, and what color they have."""
+    folder = tmp_path_factory.mktemp("own data")
+    rng = np.random.default_rng(0)
+    for part, rows in {"train": 18, "validation": 6, "test": 5}.items():
+        lines = []
+        for i in range(rows):
+            color = list(COLORS)[i % len(COLORS)]
+            noise = rng.integers(-20, 20, (30, 30, 3))
+            pixels = np.clip(np.array(COLORS[color]) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{part}{i}.png")
+            # Answers of different lengths, so that batches are ragged.
+            answer = color if i % 2 else f"it is {color} all over"
+            row = {"image": f"{part}{i}.png", "prefix": "answer en which color?", "suffix": answer}
+            lines.append(json.dumps({"id": f"{part}-{i}"} | row))
+        (folder / f"{part}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory, own_data) -> pathlib.Path:
+    """A folder with tiny.npz (big_vision's format), tiny.json (its sizes) and tokenizer.model."""
+    from medjax.checkpoints import big_vision, tensors
+    from medjax.data.tokenizer import train_tokenizer
+    from medjax.models import config as model_config
+
+    folder = tmp_path_factory.mktemp("weights")
+    rows = [json.loads(line) for line in (own_data / "train.jsonl").read_text().splitlines()]
+    texts = [text for row in rows for text in (row["prefix"], row["suffix"])]
+    tokenizer = train_tokenizer(texts, folder / "tokenizer.model", vocab_size=290)
+    llm = TINY["llm"] | {"vocab_size": tokenizer.vocab_size}
+    data = {"image_size": 28, "img": TINY["img"], "llm": llm}
+    (folder / "tiny.json").write_text(json.dumps(data))
+    config = model_config.from_dict(data)
+    rng = np.random.default_rng(0)
+    named = {
+        name: (0.25 * rng.standard_normal(shape)).astype(np.float32)
+        for name, shape in tensors.specs(config).items()
+    }
+    big_vision.write_npz(tensors.in_memory(config, named), folder / "tiny.npz")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(own_data, tiny_weights) -> tuple[str, ...]:
+    """Arguments of medjax.train: the recipe for one's own data, at a tiny size, for 12 steps."""
+    values = {
+        "model": tiny_weights / "tiny.json",
+        "init": tiny_weights / "tiny.npz",
+        "tokenizer": tiny_weights / "tokenizer.model",
+        "data.train.own.source": own_data / "train.jsonl",
+        "data.validation.own.source": own_data / "validation.jsonl",
+        "data.test.own.source": own_data / "test.jsonl",
+        "image_size": 28,
+        "text_length": 24,
+        "batch_size": 4,
+        "accumulation": 2,
+        "epochs": 0,
+        "steps": 12,
+        "eval_every": 6,
+        "log_every": 4,
+        "optimizer.learning_rate": 0.03,
+        "lora.dropout": 0.1,
+        "decode.max_new_tokens": 6,
+        "evaluate.batch_size": 4,
+    }
+    overrides = [f"--config.{key}={value}" for key, value in values.items()]
+    return (f"--config={RECIPE}", *overrides)
