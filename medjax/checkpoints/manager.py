@@ -19,7 +19,11 @@ class Checkpoints:
     """The checkpoints in one folder, a subfolder a step."""
 
     def __init__(self, folder: pathlib.Path, *, keep_latest: int = 1, keep_best: int = 1):
-        """Opens or creates the folder. The best are those of the lowest validation loss."""
+        """Opens or creates the folder. The best are those of the lowest validation loss.
+
+        Raises:
+          UserError: what the folder says of its checkpoints is damaged.
+        """
         self._folder = pathlib.Path(folder).absolute()
         best = policies.BestN(
             get_metric_fn=lambda metrics: metrics["loss"],
@@ -36,9 +40,15 @@ class Checkpoints:
             best_mode="min",
             cleanup_tmp_directories=True,
         )
-        self._manager = ocp.CheckpointManager(
-            self._folder, options=options, item_names=("state", "data")
-        )
+        try:
+            self._manager = ocp.CheckpointManager(
+                self._folder, options=options, item_names=("state", "data")
+            )
+        except ValueError as error:  # JSON or UTF-8 that is none
+            raise UserError(
+                f"checkpoints {self._folder} cannot be opened: a file there is damaged. Delete "
+                f"the folder of the damaged step, or choose another workdir. ({_short(error)})"
+            ) from error
 
     def save(self, step: int, state: Any, data: dict, loss: float | None = None) -> None:
         """Saves in the background; returns once `state` may be changed."""
@@ -82,7 +92,7 @@ class Checkpoints:
             raise UserError(
                 f"checkpoint {self._folder / str(step)} cannot be restored: it is damaged or of "
                 f"another model. Delete that folder to go on from an earlier one, or choose "
-                f"another workdir. ({type(error).__name__}: {_first_line(error)})"
+                f"another workdir. ({_short(error)})"
             ) from error
         return found["state"], found["data"]
 
@@ -95,5 +105,6 @@ class Checkpoints:
         self._manager.close()
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:300]
+def _short(error: Exception) -> str:
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first[:300]}"
