@@ -262,7 +262,7 @@ def _opened(name: str, value: Any, where: str) -> Any:
                     f"{where}: stages.{stage} sets {', '.join(whole)}, which all stages of a run "
                     "share; set it outside of stages"
                 )
-        return value
+        return ConfigDict({key: _floats(changes, defaults()) for key, changes in value.items()})
     sources = ConfigDict()
     for key, spec in value.items():
         full = ConfigDict(SOURCE_DEFAULTS)
@@ -283,6 +283,19 @@ def _typed(name: str, value: Any, default: Any, where: str) -> Any:
             f"{where}: {name} is {value!r}; expected {type(default).__name__} like {default!r}"
         )
     return value
+
+
+def _floats(changes: ConfigDict, like: ConfigDict) -> ConfigDict:
+    """A stage's keys with 1 as 1.0 where that is meant, so that the command line may say 0.5."""
+    result = ConfigDict(changes)
+    for key, value in changes.items():
+        default = like.get(key)
+        if isinstance(value, ConfigDict) and isinstance(default, ConfigDict):
+            result[key] = _floats(value, default)
+        elif isinstance(default, float) and type(value) is int:
+            with result.ignore_type():
+                result[key] = float(value)
+    return result
 
 
 def check(config: ConfigDict, where: str = "config") -> None:
@@ -310,7 +323,7 @@ def check(config: ConfigDict, where: str = "config") -> None:
             f"{tuple(config.stages)} once"
         )
     for stage in config.stages:
-        stage_config(config, stage)
+        stage_config(config, stage, where)
 
 
 def _get(config: ConfigDict, dotted: str) -> Any:
@@ -319,7 +332,7 @@ def _get(config: ConfigDict, dotted: str) -> Any:
     return config
 
 
-def stage_config(config: ConfigDict, stage: str) -> ConfigDict:
+def stage_config(config: ConfigDict, stage: str, where: str = "config") -> ConfigDict:
     """The config of one stage: the run's, with the stage's keys over it."""
     result = config.copy_and_resolve_references()
     if stage not in result.stages:
@@ -327,8 +340,8 @@ def stage_config(config: ConfigDict, stage: str) -> ConfigDict:
     changes = result.stages[stage]
     result.unlock()
     result.stages, result.stage_order = ConfigDict(), ()
-    _merge(result, changes, "", f"stages.{stage}")
-    check(result, f"stages.{stage}")
+    _merge(result, changes, "", f"{where}: stages.{stage}")
+    check(result, f"{where}: stages.{stage}")
     return result.lock()
 
 

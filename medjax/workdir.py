@@ -110,11 +110,14 @@ def read_config(path: str | os.PathLike[str]) -> ConfigDict:
     """
     file = Workdir(pathlib.Path(path)).config
     try:
-        return config_lib.resolve(ConfigDict(json.loads(file.read_text())), where=str(file))
-    except (OSError, json.JSONDecodeError) as error:
+        data = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{path} is no workdir of a run: {file.name} cannot be read ({error})"
         ) from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} is no workdir of a run: {file.name} holds no config")
+    return config_lib.resolve(ConfigDict(data), where=str(file))
 
 
 def _differences(old: ConfigDict, new: ConfigDict) -> list[str]:
