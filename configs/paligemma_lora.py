@@ -74,6 +74,9 @@ def get_config(arg="paligemma-3b-224"):
     c.eval_every = 100
     c.checkpoint_every = 100
     c.restore_best = True
+    # If a patient has several images: the key of the data's lines that names the patient. Intervals
+    # of the results are then over patients.
+    c.evaluate = ConfigDict(dict(group=""))
     c.decode = ConfigDict(dict(max_new_tokens=64))
     # Merged weights for transformers, as large as the model. Verifying them needs the model in
     # float32 on the device; the adapter alone is written with tools/convert.py --to peft.

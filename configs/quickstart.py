@@ -30,6 +30,7 @@ def get_config():
     c.text_length = 40
     c.batch_size = 32
     c.data = ConfigDict(dict(test=dict(mri=_mri("test"))))
+    c.evaluate = ConfigDict(dict(group="slab"))  # neighbouring slices are much alike
     c.stages = ConfigDict()
     c.stage_order = ("base", "base_lora")
 

@@ -102,6 +102,9 @@ def defaults() -> ConfigDict:
                 "majority": True,  # also the majority answer of the training data
                 "every_stage": True,  # also the model of each earlier stage
                 "examples": 0,  # at most so many of each test set; 0: all
+                # The key of the data that says which examples depend on one another, such as
+                # "patient": intervals are over these. None: the images.
+                "group": "",
             },
             "export": {"huggingface": True, "verify": True, "dtype": "float32"},
             "stages": {},

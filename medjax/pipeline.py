@@ -162,6 +162,7 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
     if not held_out:
         raise UserError(f"data.{part} names no source, so there is nothing to evaluate on")
     source = setup.Joined([s for s, _ in held_out.values()], config.evaluate.examples)
+    setup.check_group(held_out, config.evaluate.group)
     tokenizer = Tokenizer.load(workdir.tokenizer)
     systems = {}
     if config.evaluate.majority:
@@ -172,14 +173,15 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
                 config_lib.stage_config(config, name), "train"
             ).values()
         ]
-        systems["majority answer"] = evaluation.majority(train, source)
+        systems["majority answer"] = evaluation.majority(train, source, config.evaluate.group)
     for name in names if config.evaluate.every_stage else names[-1:]:
         stage = config_lib.stage_config(config, name)
         model = stages.load_result(workdir.model(name), dtype=precision.resolve(stage.dtype))
         systems[name] = evaluation.answer(model, tokenizer, source, stage, name)
     folder = workdir.evaluation if part == "test" else workdir.path / f"evaluation_{part}"
     (folder / "settings.json").unlink(missing_ok=True)  # it comes back when all is written
-    table = evaluation.write(folder, systems, source, f"{config.name}: {part} questions")
+    title = f"{config.name}: {part} questions"
+    table = evaluation.write(folder, systems, source, title, config.evaluate.group)
     if part == "test":
         _write(folder / "settings.json", _asked(config))
     say(table.to_text())

@@ -14,6 +14,7 @@ from medjax.data.image import ImageTransform
 from medjax.data.prompts import TextTransform
 from medjax.data.sources import Source, open_source
 from medjax.data.tokenizer import Tokenizer, train_tokenizer
+from medjax.errors import UserError
 
 
 def cache_dir() -> pathlib.Path:
@@ -58,6 +59,16 @@ def _open(source: str, changed: int, **kwargs) -> Source:
     `changed` is when the file was, so that a new version of it is opened anew.
     """
     return open_source(source, **kwargs)
+
+
+def check_group(sources: Mapping[str, tuple[Source, float]], group: str) -> None:
+    """Raises UserError if the first example of a source has no key of that name."""
+    for name, (source, _) in sources.items():
+        if group and group not in (first := source[0]).extra:
+            raise UserError(
+                f"evaluate.group is {group!r}, but {first.id} of {name} has no such key; it has "
+                f"{', '.join(first.extra) or 'none'}"
+            )
 
 
 class Joined:

@@ -63,16 +63,17 @@ def answer(
                         tokenizer.decode(tokens[row, : lengths[row]].tolist()),
                         log_prob=float(log_probs[row]),
                         num_tokens=int(lengths[row]),
+                        group_key=config.evaluate.group,
                     )
                 )
             bar.update(int(batch.valid.sum()))
     return predictions
 
 
-def majority(train: Sequence[Any], source: setup.Joined) -> list[Prediction]:
+def majority(train: Sequence[Any], source: setup.Joined, group: str = "") -> list[Prediction]:
     """What always giving the training data's most frequent answer would score."""
     fitted = Majority.fit(part[i] for part in train for i in range(len(part)))
-    return fitted.predict(source[i] for i in range(len(source)))
+    return fitted.predict((source[i] for i in range(len(source))), group_key=group)
 
 
 def write(
@@ -80,10 +81,11 @@ def write(
     systems: Mapping[str, Sequence[Prediction]],
     source: setup.Joined,
     title: str,
+    group: str = "",
 ) -> Results:
     """Writes results.json, results.md, predictions.jsonl (of the last system), .html and .png."""
     folder.mkdir(parents=True, exist_ok=True)
-    table = results(systems)
+    table = results(systems, groups=f"{group or 'image'}s")
     images: dict[str, np.ndarray] = {}
     for index in range(len(source)):
         example = source[index]

@@ -186,7 +186,7 @@ def plan(name: str, config: ConfigDict, model: PaliGemmaConfig) -> Plan:
         if source.faults:
             say(f"{name}: {source_name}: bad rows left out: {dict(source.faults)}")
     validation = setup.open_sources(config, "validation")
-    setup.open_sources(config, "test")
+    setup.check_group(setup.open_sources(config, "test"), config.evaluate.group)
     DecodeConfig(**config.decode.to_dict())
     precision.resolve(config.dtype)
     steps = _steps(config, sum(len(source) for source, _ in sources.values()))
