@@ -1,11 +1,28 @@
 """Where numbers go as training goes on: metrics.jsonl and TensorBoard events."""
 
+import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 
-from tensorboardX import SummaryWriter
+
+@contextlib.contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    """Within it, a module that is not loaded yet seems not to be installed."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]  # Python's way to say so
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+
+
+with _hidden("torch"):  # tensorboardX loads all of PyTorch where there is one, to know its tensors
+    from tensorboardX import SummaryWriter
 
 
 class MetricsWriter:
