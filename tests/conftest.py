@@ -131,3 +131,15 @@ def tiny_run(own_data, tiny_weights) -> tuple[str, ...]:
     }
     overrides = [f"--config.{key}={value}" for key, value in values.items()]
     return (f"--config={RECIPE}", *overrides)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, tiny_run) -> pathlib.Path:
+    """The workdir of `tiny_run`, trained, evaluated and exported. To be read only."""
+    from medjax import config as config_lib
+    from medjax import pipeline
+
+    path = tmp_path_factory.mktemp("runs") / "finished"
+    recipe, *overrides = tiny_run
+    pipeline.run(config_lib.load(recipe.removeprefix("--config="), overrides), path)
+    return path
