@@ -80,8 +80,11 @@ def _train(config: ConfigDict, workdir: Workdir) -> None:
         if workdir.model(plan.name).exists():
             say(f"{plan.name}: trained already")
         else:
-            begin = start if earlier is None else stages.open_result(workdir.model(earlier))
-            stages.run_stage(plan, workdir, begin, tokenizer)
+            if earlier is not None:
+                start = stages.open_result(workdir.model(earlier))
+            elif start is not None and plan.config.lora.rank:
+                start = stages.hashed(start)
+            stages.run_stage(plan, workdir, start, tokenizer)
         earlier = plan.name
 
 

@@ -40,8 +40,8 @@ class Start:
 
     Attributes:
       checkpoint: the weights, adapters merged.
-      base: their path and content hash if they come from outside the run, so that an adapter can
-        be saved without them.
+      base: where they are, if they come from outside the run, so that an adapter can be saved
+        without them; `hashed` adds the hash.
     """
 
     checkpoint: Checkpoint
@@ -66,9 +66,16 @@ def open_init(config: ConfigDict) -> Start | None:
             f"image_size is {config.image_size}, but {path} is a model for "
             f"{checkpoint.config.image_size} pixels; set image_size to that, or use other weights"
         )
-    say(f"weights: {path}; computing their hash")
-    base = Base(str(path.absolute()), content_hash(path))
-    return Start(_with_adapter(path, checkpoint), base)
+    return Start(_with_adapter(path, checkpoint), Base(str(path.absolute())))
+
+
+def hashed(start: Start) -> Start:
+    """The start with its base's content hash, which takes time for large files."""
+    if start.base is None:
+        return start
+    say(f"weights: {start.base.path}; computing their hash")
+    base = dataclasses.replace(start.base, sha256=content_hash(start.base.path))
+    return dataclasses.replace(start, base=base)
 
 
 def open_result(folder: pathlib.Path) -> Start:

@@ -1,0 +1,318 @@
+"""The commands: exit codes, one clear line for each mistake, nothing left behind by one."""
+
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from medjax import cli
+from medjax.checkpoints.model_folder import read_config
+from medjax.data.tokenizer import train_tokenizer
+from medjax.errors import UserError
+
+COMMANDS = ("train", "evaluate", "generate")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help(command, name):
+    done = command(name, "--help")
+    assert done.code == 0
+    assert f"python -m medjax.{name}" in done.out
+    assert "--workdir" in done.out
+    assert "--json" in done.out
+    assert done.err == ""
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "said"),
+    [
+        (None, 0, ""),
+        (UserError("the key is wrong"), 2, "error: the key is wrong\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_exit_codes(capsys, outcome, code, said):
+    def main():
+        if outcome is not None:
+            raise outcome
+
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    assert end.value.code == code
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_bug_is_shown_whole(capsys):
+    with pytest.raises(ZeroDivisionError):
+        cli.run(lambda: 1 // 0)
+
+
+def test_a_real_process(tmp_path):
+    """What the shell sees; the other tests stay within this process."""
+    run = [sys.executable, "-m", "medjax.train", "--config=nowhere.py"]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: config 'nowhere.py' is no file")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+# A mistake: changed overrides (None: left out), and what the error says.
+MISTAKES = {
+    "unknown key": ({"optimizer.schedul": "cosine"}, "unknown key optimizer.schedul"),
+    "misspelt value": ({"optimizer.schedule": "cosin"}, "none of cosine, linear, constant"),
+    "wrong type": ({"batch_size": "many"}, "batch_size=many"),
+    "misspelt method": ({"decode.method": "gredy"}, "'gredy' is none of greedy, sample, beam"),
+    "misspelt optimizer": ({"optimizer.optax_name": "adamm"}, "optax has no 'adamm'"),
+    "misspelt target": ({"lora.targets": "('q_prj',)"}, "is called q_prj"),
+    "misspelt tower": ({"lora.towers": "('eyes',)"}, "'eyes' is none of language_model"),
+    "misspelt init": ({"lora.init": "zero"}, "'zero' is none of kaiming"),
+    "pattern for nothing": (
+        {"optimizer.lr_multipliers": "(('lora_c',0.1),)"}, "lora_c.*must name a parameter"
+    ),
+    "missing file": ({"data.train.own.source": "there.jsonl"}, "no file there.jsonl"),
+    "missing test file": ({"data.test.own.source": "there.jsonl"}, "no file there.jsonl"),
+    "missing dataset": ({"data.train.own.source": "mni125"}, "no dataset 'mni125': name one of"),
+    "no data": ({"data.train.own.source": ""}, "set data.train.own.source to"),
+    "missing folder": ({"data.train.own.image_root": "there"}, "image_root is there"),
+    "task that is none": ({"data.train.own.tasks": "('find',)"}, 'no row with "task" .find'),
+    "group that is none": ({"evaluate.group": "patient"}, "test-0 of own has no such key"),
+    "unknown model": ({"model": "paligemma-4b"}, "'paligemma-4b' is neither a .json file nor"),
+    "missing model": ({"model": "there.json"}, "there.json cannot be read"),
+    "no weights": ({"init": ""}, "set init to the weights to start from"),
+    "missing weights": ({"init": "there.npz"}, "init there.npz does not exist"),
+    "other image size": ({"image_size": "42"}, "made for images of 28 pixels, not of 42"),
+    "no tokenizer": ({"tokenizer": ""}, "brings no tokenizer; set tokenizer to Gemma's"),
+    "missing tokenizer": ({"tokenizer": "there.model"}, "Cannot read the tokenizer there.model"),
+    "steps and epochs": ({"epochs": "1"}, "set steps or epochs, and not both"),
+    "neither": ({"steps": "0"}, "set steps or epochs"),
+    "long warm-up": ({"optimizer.warmup_steps": "12"}, "warmup_steps 12 must be in"),
+    "mesh": ({"mesh.tensor": "3"}, "mesh data -1 x fsdp 1 x tensor 3 does not fit 1 devices"),
+    "accumulation": ({"accumulation": "3"}, "batch_size 4 cannot be cut"),
+}  # fmt: skip
+
+
+def changed(arguments, changes) -> list[str]:
+    kept = [a for a in arguments if a.split("=")[0].removeprefix("--config.") not in changes]
+    return [*kept, *(f"--config.{key}={value}" for key, value in changes.items())]
+
+
+def one_error(done) -> str:
+    """The error of a command; what it said before is not looked at."""
+    assert done.code == 2, done.err
+    assert done.out == ""
+    *_, last = done.err.splitlines()
+    assert last.startswith("error: "), done.err
+    assert done.err.count("error: ") == 1
+    assert "Traceback" not in done.err
+    return last
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes(command, tiny_run, tmp_path, monkeypatch, name):
+    changes, message = MISTAKES[name]
+    monkeypatch.chdir(tmp_path)
+    done = command("train", *changed(tiny_run, changes), "--workdir=run")
+    assert re.search(message, one_error(done)), done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_in_the_recipe(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "give a recipe" in one_error(command("train", "--config=there.py"))
+    (tmp_path / "recipe.py").write_text("def get_config(): raise ValueError('no such disk')")
+    done = command("train", "--config=recipe.py")
+    assert "config recipe.py fails: ValueError: no such disk" in one_error(done)
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.py"]
+
+
+def test_a_tokenizer_that_is_too_large(command, tiny_run, tiny_weights, own_data, tmp_path):
+    larger = tmp_path / "larger.model"
+    found = train_tokenizer([f"word{chr(97 + i)}{i} " * 3 for i in range(26)], larger, 330)
+    size = read_size(tiny_weights)
+    assert found.vocab_size > size
+    changes = {"tokenizer": larger}
+    done = command("train", *changed(tiny_run, changes), f"--workdir={tmp_path / 'run'}")
+    wanted = f"the tokenizer has {found.vocab_size} tokens, the model only {size}"
+    assert wanted in one_error(done)
+    assert not (tmp_path / "run").exists()
+
+
+def read_size(weights) -> int:
+    return json.loads((weights / "tiny.json").read_text())["llm"]["vocab_size"]
+
+
+@pytest.fixture
+def bad_data(own_data, tmp_path):
+    """A train.jsonl whose third row names no image and whose fifth one is no image."""
+    folder = shutil.copytree(own_data, tmp_path / "data")
+    (folder / "train2.png").unlink()
+    (folder / "train4.png").write_bytes(b"nothing")
+    return folder / "train.jsonl"
+
+
+def test_a_bad_row_stops_with_file_and_line(command, tiny_run, tmp_path, bad_data):
+    arguments = changed(tiny_run, {"data.train.own.source": bad_data})
+    error = one_error(command("train", *arguments, f"--workdir={tmp_path / 'run'}"))
+    assert f"{bad_data}:3: the image {bad_data.parent / 'train2.png'} does not exist" in error
+    assert "on_bad_example" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_rows_may_be_left_out_and_are_counted(command, tiny_run, tmp_path, bad_data):
+    changes = {
+        "data.train.own.source": bad_data,
+        "data.on_bad_example": "skip",
+        # Found out after the data have been read.
+        "optimizer.warmup_steps": 99,
+    }
+    done = command("train", *changed(tiny_run, changes), f"--workdir={tmp_path / 'run'}")
+    assert "own: bad rows left out: " in done.err
+    assert "'missing image': 1" in done.err
+    one_error(done)
+
+
+@pytest.fixture
+def snapshot(finished_run):
+    """What the finished run's folder holds, to see that it is left alone."""
+
+    def take() -> dict:
+        return {p: p.stat().st_mtime_ns for p in finished_run.rglob("*") if p.is_file()}
+
+    return take
+
+
+def test_a_finished_run_is_told_of_at_once(command, tiny_run, finished_run, snapshot):
+    before = snapshot()
+    done = command("train", *tiny_run, f"--workdir={finished_run}", "--json")
+    assert done.code == 0
+    for word in ("trained already", "evaluated already", "exported already"):
+        assert word in done.err
+    results = json.loads((finished_run / "evaluation" / "results.json").read_text())
+    outcome = json.loads(done.out)
+    assert outcome["results"] == results
+    assert outcome["export"]["huggingface"] == str(finished_run / "huggingface")
+    changed_files = {p.name for p, when in snapshot().items() if before.get(p) != when}
+    assert changed_files <= {"config.json"}
+
+
+def test_a_workdir_of_another_config(command, tiny_run, finished_run, snapshot):
+    before = snapshot()
+    done = command("train", *changed(tiny_run, {"seed": 1}), f"--workdir={finished_run}")
+    assert "belongs to another config: seed was 0 and is now 1" in one_error(done)
+    assert snapshot() == before
+
+
+def test_a_workdir_of_other_things(command, tiny_run, own_data):
+    before = sorted(own_data.iterdir())
+    done = command("train", *tiny_run, f"--workdir={own_data}")
+    assert "holds something else" in one_error(done)
+    assert sorted(own_data.iterdir()) == before
+
+
+def test_a_workdir_that_cannot_be_written_to(command, tiny_run, own_data):
+    done = command("train", *tiny_run, f"--workdir={own_data / 'train.jsonl' / 'run'}")
+    assert "cannot be written to" in one_error(done)
+
+
+def test_a_truncated_checkpoint(command, tiny_run, finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    shutil.rmtree(run / "train" / "model")
+    (position,) = (run / "train" / "checkpoints").glob("*/data/metadata")
+    (arrays,) = (run / "train" / "checkpoints").glob("*/state/manifest.ocdbt")
+    for path in (position, arrays):
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        before = {p: p.stat().st_mtime_ns for p in (run / "train").rglob("*") if p.is_file()}
+        done = command("train", *tiny_run, f"--workdir={run}")
+        error = one_error(done)
+        step = path.relative_to(run / "train" / "checkpoints").parts[0]
+        assert f"{run / 'train' / 'checkpoints' / step} cannot be restored: it is damaged" in error
+        after = {p: p.stat().st_mtime_ns for p in (run / "train").rglob("*") if p.is_file()}
+        assert after == before
+        path.write_bytes(content)
+    # Mended, the run goes on from there.
+    done = command("train", *tiny_run, f"--workdir={run}")
+    assert done.code == 0
+    assert "continuing from step 12" in done.err
+
+
+def test_evaluate_again(command, finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    shutil.rmtree(run / "evaluation")
+    shutil.rmtree(run / "train" / "checkpoints")  # not needed any more
+    done = command("evaluate", f"--workdir={run}", "--json")
+    assert done.code == 0, done.err
+    wanted = json.loads((finished_run / "evaluation" / "results.json").read_text())
+    assert json.loads(done.out) == wanted
+    for name in ("results.json", "results.md", "predictions.jsonl", "settings.json"):
+        ours, theirs = ((p / "evaluation" / name).read_bytes() for p in (run, finished_run))
+        assert ours == theirs, name
+
+
+def test_evaluate_another_part(command, finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    done = command(
+        "evaluate", f"--workdir={run}", "--part=validation", "--json",
+        "--config.evaluate.majority=False", "--config.evaluate.examples=3",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    outcome = json.loads(done.out)
+    assert outcome["systems"] == ["train"]
+    assert outcome["overall"]["exact_match"]["questions"] == 3
+    assert len((run / "evaluation_validation" / "predictions.jsonl").read_text().splitlines()) == 3
+    # The test's results are still the test's.
+    done = command("train", f"--config={_recipe_of(run)}", f"--workdir={run}")
+    assert "evaluated already" in done.err
+
+
+def _recipe_of(run: pathlib.Path) -> pathlib.Path:
+    """A recipe that says what a run's config.json says."""
+    path = run.parent / "recipe.py"
+    path.write_text(
+        "import json\nfrom ml_collections import ConfigDict\n"
+        f"def get_config(): return ConfigDict(json.load(open({str(run / 'config.json')!r})))\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workdir=there"], "there is no workdir of a run"),
+        (["--workdir={run}", "--config.decode.method=gredy"], "'gredy' is none of"),
+        (["--workdir={run}", "--config.decode.metod=x"], "unknown key decode.metod"),
+        (["--workdir={run}", "--config.evaluate.group=patient"], "has no such key"),
+    ],
+)
+def test_evaluate_mistakes(command, finished_run, snapshot, arguments, message):
+    before = snapshot()
+    done = command("evaluate", *(a.format(run=finished_run) for a in arguments))
+    assert message in one_error(done)
+    assert snapshot() == before
+
+
+def test_evaluate_before_training(command, finished_run, tmp_path):
+    (tmp_path / "run").mkdir()
+    shutil.copy(finished_run / "config.json", tmp_path / "run")
+    done = command("evaluate", f"--workdir={tmp_path / 'run'}")
+    assert "stage train is not trained yet; run medjax.train" in one_error(done)
+
+
+def test_the_models_sizes_are_in_its_folder(finished_run, tiny_weights):
+    assert read_config(finished_run / "train" / "model").llm.vocab_size == read_size(tiny_weights)
+
+
+def test_another_export_is_made_when_asked_for(command, tiny_run, finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    arguments = changed(tiny_run, {"export.dtype": "bfloat16", "export.verify": "True"})
+    done = command("train", *arguments, f"--workdir={run}", "--json")
+    assert done.code == 0, done.err
+    assert "evaluated already" in done.err
+    assert json.loads(done.out)["export"]["max_logit_difference"] > 0
+    sizes = [(p / "huggingface" / "model.safetensors").stat().st_size for p in (run, finished_run)]
+    assert 0.4 < sizes[0] / sizes[1] < 0.6
