@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from medjax import config as config_lib
-from medjax.checkpoints import model_folder, probe
+from medjax.checkpoints import adapters, big_vision, model_folder, probe
 from medjax.data.tokenizer import Tokenizer
 from medjax.evaluation.predictions import read_jsonl
 from medjax.models import lora, params, variants
@@ -192,6 +192,24 @@ def test_another_base_is_refused(command, finished_run, tiny_weights, tmp_path):
     done = command("evaluate", f"--workdir={run}")
     assert done.code == 2
     assert f"its base {other} is not there" in done.err
+
+
+def test_from_an_adapter_of_an_earlier_run(command, tiny_run, finished_run, tiny_weights, tmp_path):
+    """Its base and it are merged, and kept with the new adapter: no other file has their sum."""
+    earlier = finished_run / "train" / "model"
+    changed = {"--config.init": earlier, "--config.model": "", "--config.steps": 6}
+    arguments = [a for a in tiny_run if a.split("=")[0] not in changed]
+    arguments += [f"{key}={value}" for key, value in changed.items()]
+    done = command("train", *arguments, f"--workdir={tmp_path / 'run'}")
+    assert done.code == 0, done.err
+    folder = tmp_path / "run" / "train" / "model"
+    assert json.loads((folder / "lora.json").read_text())["base"] is None
+    kept = load_file(folder / "params.safetensors")
+    base = big_vision.open_npz(tiny_weights / "tiny.npz", model_folder.read_config(earlier))
+    wanted = dict(adapters.merged(base, model_folder.open_adapter(earlier)))
+    assert set(kept) == set(wanted)
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(kept[name], array)
 
 
 def test_from_a_hugging_face_folder(command, tiny_run, finished_run, tmp_path):

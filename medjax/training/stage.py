@@ -59,14 +59,18 @@ def open_init(config: ConfigDict) -> Start | None:
     path = pathlib.Path(config.init).expanduser()
     if not path.exists():
         raise UserError(f"init {path} does not exist; give an npz file or a model's folder")
-    named = variants.resolve(_plain(config.model), config.image_size) if config.model else None
-    checkpoint = convert.open_any_model(path, named)
-    if checkpoint.config.image_size != config.image_size:
+    if path.is_dir() and model_folder.has_adapter(path):
+        start = open_result(path)  # merged: no file holds the weights that it begins with
+    else:
+        named = variants.resolve(_plain(config.model), config.image_size) if config.model else None
+        start = Start(convert.open_any_model(path, named), Base(str(path.absolute())))
+    size = start.checkpoint.config.image_size
+    if size != config.image_size:
         raise UserError(
-            f"image_size is {config.image_size}, but {path} is a model for "
-            f"{checkpoint.config.image_size} pixels; set image_size to that, or use other weights"
+            f"image_size is {config.image_size}, but {path} is a model for {size} pixels; set "
+            "image_size to that, or use other weights"
         )
-    return Start(_with_adapter(path, checkpoint), Base(str(path.absolute())))
+    return start
 
 
 def hashed(start: Start) -> Start:
@@ -84,12 +88,6 @@ def open_result(folder: pathlib.Path) -> Start:
     if source.adapter is None:
         return Start(source.checkpoint)
     return Start(adapters.merged(source.checkpoint, source.adapter))
-
-
-def _with_adapter(path: pathlib.Path, checkpoint: Checkpoint) -> Checkpoint:
-    if path.is_dir() and model_folder.has_adapter(path):
-        return adapters.merged(checkpoint, model_folder.open_adapter(path))
-    return checkpoint
 
 
 def _plain(model):
