@@ -1,0 +1,261 @@
+"""Every attention implementation against the same sums in NumPy float64, gradients included."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from medjax_kernels import Tokens, attention
+from medjax_kernels.attention import allowed, xla
+
+NOTHING = Tokens()
+
+
+def small_blocks(q, k, v, *, queries=NOTHING, keys=NOTHING, scale=None, soft_cap=None):
+    """xla with blocks of three queries, which divide none of the lengths here."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    return xla.attention(q, k, v, queries, keys, scale, soft_cap, query_block=3)
+
+
+# A further implementation joins the whole suite with one line.
+IMPLEMENTATIONS = {
+    "reference": functools.partial(attention, implementation="reference"),
+    "xla": functools.partial(attention, implementation="xla"),
+    "xla-small-blocks": small_blocks,
+}
+every_implementation = pytest.mark.parametrize(
+    "attend", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS.keys()
+)
+
+SHAPES = [  # B, T, S, N, K, H
+    (2, 7, 7, 4, 4, 6),  # every head its own keys
+    (1, 5, 9, 4, 2, 8),  # grouped, more keys than queries
+    (2, 1, 4, 6, 1, 8),  # multi-query, one query
+    (1, 8, 1, 2, 2, 3),  # one key
+]
+RULES = ["none", "block", "segment", "valid", "all"]
+
+
+def numpy_attention(q, k, v, may, scale, soft_cap, d_out):
+    """Output and gradients [B, heads, ...] of q, k, v, one batch row and query head at a time."""
+    q, k, v, d_out = (np.asarray(x, np.float64) for x in (q, k, v, d_out))
+    out, d_q, d_k, d_v = (np.zeros_like(x) for x in (q, q, k, v))
+    group = q.shape[2] // k.shape[2]
+    for b in range(q.shape[0]):
+        for n in range(q.shape[2]):
+            keys, values = k[b, :, n // group], v[b, :, n // group]
+            logits = q[b, :, n] @ keys.T * scale
+            slope = np.ones_like(logits)
+            if soft_cap is not None:
+                slope = 1 - np.tanh(logits / soft_cap) ** 2
+                logits = soft_cap * np.tanh(logits / soft_cap)
+            weights = np.exp(logits) * may[b]
+            total = weights.sum(axis=1, keepdims=True)
+            probs = weights / np.where(total == 0, 1, total)
+            out[b, :, n] = probs @ values
+            d_probs = d_out[b, :, n] @ values.T
+            d_logits = probs * (d_probs - (d_probs * probs).sum(axis=1, keepdims=True))
+            d_logits = d_logits * slope * scale
+            d_q[b, :, n] = d_logits @ keys
+            d_k[b, :, n // group] += d_logits.T @ q[b, :, n]
+            d_v[b, :, n // group] += probs.T @ d_out[b, :, n]
+    return out, d_q, d_k, d_v
+
+
+def numpy_allowed(queries: Tokens, keys: Tokens, shape) -> np.ndarray:
+    batch, length, others = shape
+    may = np.ones(shape, bool)
+    for b, t, s in np.ndindex(batch, length, others):
+        if queries.block is not None:
+            may[b, t, s] &= keys.block[b, s] <= queries.block[b, t]
+        if queries.segment is not None:
+            may[b, t, s] &= keys.segment[b, s] == queries.segment[b, t]
+        if queries.valid is not None:
+            may[b, t, s] &= queries.valid[b, t]
+        if keys.valid is not None:
+            may[b, t, s] &= keys.valid[b, s]
+    return may
+
+
+def draw(seed, shape, dtype=np.float32):
+    batch, length, others, heads, kv_heads, width = shape
+    rng = np.random.default_rng(seed)
+    sizes = [(batch, length, heads, width)] + 2 * [(batch, others, kv_heads, width)]
+    q, k, v, d_out = (rng.standard_normal(s).astype(dtype) for s in (*sizes, sizes[0]))
+    return q, k, v, d_out
+
+
+def draw_tokens(seed, rule, batch, length) -> Tokens:
+    rng = np.random.default_rng(seed)
+    numbers = rng.integers(0, 3, (2, batch, length)).astype(np.int32)
+    return Tokens(
+        block=np.sort(numbers[0], axis=1) if rule in ("block", "all") else None,
+        segment=numbers[1] if rule in ("segment", "all") else None,
+        valid=rng.random((batch, length)) < 0.7 if rule in ("valid", "all") else None,
+    )
+
+
+def run(attend, q, k, v, d_out, **options):
+    """Output and gradients, compiled."""
+
+    def function(q, k, v, d_out):
+        out, pull = jax.vjp(functools.partial(attend, **options), q, k, v)
+        return out, *pull(d_out)
+
+    return jax.jit(function)(q, k, v, d_out)
+
+
+@every_implementation
+class TestEveryImplementation:
+    @settings(max_examples=6, deadline=None, derandomize=True)
+    @given(
+        shape=st.sampled_from(SHAPES),
+        rule=st.sampled_from(RULES),
+        soft_cap=st.sampled_from([None, 1.5]),
+        scale=st.sampled_from([None, 0.7]),
+        seed=st.integers(0, 3),
+    )
+    def test_output_and_gradients(self, attend, shape, rule, soft_cap, scale, seed):
+        batch, length, others, *_, width = shape
+        arrays = draw(seed, shape)
+        queries = draw_tokens(seed + 10, rule, batch, length)
+        keys = draw_tokens(seed + 20, rule, batch, others)
+        found = run(attend, *arrays, queries=queries, keys=keys, scale=scale, soft_cap=soft_cap)
+        may = numpy_allowed(queries, keys, (batch, length, others))
+        q, k, v, d_out = arrays
+        scale = width**-0.5 if scale is None else scale
+        wanted = numpy_attention(q, k, v, may, scale, soft_cap, d_out)
+        chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+    # Inputs are rounded before both sides see them. What differs is the rounding of the softmax
+    # and of the results: half a unit in the last place of numbers up to 4 is 2^-7 in bfloat16
+    # (8 bits) and 2^-10 in float16 (11 bits); gradients, sums over queries, round a few times more.
+    @pytest.mark.parametrize(
+        ("dtype", "tolerance"),
+        [(jnp.float32, 1e-5), (jnp.bfloat16, 5e-2), (jnp.float16, 8e-3)],
+        ids=["float32", "bfloat16", "float16"],
+    )
+    def test_dtypes(self, attend, dtype, tolerance):
+        shape = (2, 7, 7, 4, 2, 8)
+        arrays = [jnp.asarray(x, dtype) for x in draw(0, shape)]
+        tokens = Tokens(block=np.maximum(np.arange(7) - 3, 0)[None].repeat(2, 0))
+        found = run(attend, *arrays, queries=tokens, keys=tokens)
+        chex.assert_trees_all_equal_dtypes(found, (arrays[0], *arrays[:3]))
+        may = numpy_allowed(tokens, tokens, (2, 7, 7))
+        q, k, v, d_out = arrays
+        wanted = numpy_attention(q, k, v, may, 8**-0.5, None, d_out)
+        found = jax.tree.map(lambda x: np.asarray(x, np.float64), found)
+        chex.assert_trees_all_close(found, wanted, rtol=tolerance, atol=tolerance)
+
+    @pytest.mark.parametrize("side", ["queries", "keys"])
+    def test_a_row_that_may_attend_to_nothing_is_zero(self, attend, side):
+        q, k, v, d_out = draw(1, (2, 5, 5, 2, 1, 4))
+        valid = np.ones((2, 5), bool)
+        valid[0] = False  # the whole first row, for every key or every query
+        found = run(attend, q, k, v, d_out, **{side: Tokens(valid=valid)})
+        chex.assert_tree_all_finite(found)
+        for part in found:
+            np.testing.assert_array_equal(part[0], 0)
+            assert np.abs(part[1]).max() > 0.1
+
+    def test_large_logits_do_not_overflow(self, attend):
+        q, k, v, d_out = draw(2, (1, 4, 6, 2, 2, 4))
+        found = run(attend, 100 * q, 100 * k, v, d_out)
+        chex.assert_tree_all_finite(found)
+        # With logits this far apart, softmax picks the key of the largest one.
+        best = np.einsum("BTNH,BSNH->BNTS", q, k).argmax(axis=-1)
+        for n in range(2):
+            np.testing.assert_allclose(found[0][0, :, n], v[0, best[0, n], n], atol=1e-5)
+
+    def test_tokens_may_be_shared_by_all_rows(self, attend):
+        q, k, v, d_out = draw(3, (2, 4, 4, 2, 1, 4))
+        one = Tokens(block=np.arange(4)[None], valid=np.array([[True, True, True, False]]))
+        both = jax.tree.map(lambda x: np.repeat(x, 2, axis=0), one)
+        found = run(attend, q, k, v, d_out, queries=one, keys=one)
+        wanted = numpy_attention(q, k, v, numpy_allowed(both, both, (2, 4, 4)), 0.5, None, d_out)
+        chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+    def test_later_keys_change_nothing_for_a_prefix_lm(self, attend):
+        q, k, v, _ = draw(4, (1, 6, 6, 2, 1, 4))
+        tokens = Tokens(block=np.array([[0, 0, 0, 1, 2, 3]]))
+        before = attend(q, k, v, queries=tokens, keys=tokens)
+        k[:, 4], v[:, 4] = 9.0, -9.0
+        after = attend(q, k, v, queries=tokens, keys=tokens)
+        np.testing.assert_array_equal(before[:, :4], after[:, :4])
+        assert np.abs(before[:, 4:] - after[:, 4:]).min(axis=(0, 2, 3)).min() > 1e-3
+
+
+def test_allowed_draws_the_mask():
+    tokens = Tokens(
+        block=jnp.array([[0, 0, 1, 2]]),
+        segment=jnp.array([[5, 5, 5, 6]]),
+        valid=jnp.array([[True, True, True, False]]),
+    )
+    blocks = [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+    np.testing.assert_array_equal(allowed(Tokens(tokens.block), Tokens(tokens.block))[0], blocks)
+    everything = [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]]
+    np.testing.assert_array_equal(allowed(tokens, tokens)[0], everything)
+    assert allowed(Tokens(), Tokens()) is None
+
+
+def largest_intermediate(function, *arguments) -> int:
+    """Elements of the largest array that a traced function makes, loops' bodies included."""
+
+    def sizes(jaxpr):
+        for equation in jaxpr.eqns:
+            yield from (variable.aval.size for variable in equation.outvars)
+            for inner in jax.core.jaxprs_in_params(equation.params):
+                yield from sizes(inner)
+
+    return max(sizes(jax.make_jaxpr(function)(*arguments).jaxpr))
+
+
+@pytest.mark.parametrize(("implementation", "holds_all"), [("reference", True), ("xla", False)])
+def test_only_the_reference_holds_all_logits(implementation, holds_all):
+    batch, length, heads, width = 2, 2048, 4, 8
+    x = jax.ShapeDtypeStruct((batch, length, heads, width), jnp.float32)
+    ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+
+    def loss(q, k, v, block):
+        tokens = Tokens(block=block)
+        out = attention(q, k, v, queries=tokens, keys=tokens, implementation=implementation)
+        return out.sum()
+
+    largest = largest_intermediate(jax.grad(loss, argnums=(0, 1, 2)), x, x, x, ids)
+    # In xla, the largest is the logits of one block.
+    rows = length if holds_all else xla.QUERY_BLOCK
+    assert largest == batch * heads * rows * length
+
+
+BAD = {
+    "rank": (dict(q=(2, 3, 4)), "expected q"),
+    "values unlike keys": (dict(v=(1, 5, 2, 4)), "expected q"),
+    "batch": (dict(q=(2, 3, 4, 4)), "share batch"),
+    "head width": (dict(q=(1, 3, 4, 8)), "share batch"),
+    "heads": (dict(q=(1, 3, 3, 4)), "multiple"),
+}
+
+
+@pytest.mark.parametrize(("shapes", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_shapes(shapes, message):
+    good = dict(q=(1, 3, 4, 4), k=(1, 6, 2, 4), v=(1, 6, 2, 4))
+    with pytest.raises(ValueError, match=message):
+        attention(**{name: jnp.zeros(shape) for name, shape in (good | shapes).items()})
+
+
+def test_other_bad_arguments():
+    x = jnp.zeros((2, 3, 2, 4))
+    with pytest.raises(ValueError, match="float dtype"):
+        attention(x, x.astype(jnp.bfloat16), x)
+    with pytest.raises(ValueError, match="float dtype"):
+        attention(*3 * [x.astype(jnp.int32)])
+    with pytest.raises(ValueError, match=r"queries.block has shape \(2, 4\)"):
+        attention(x, x, x, queries=Tokens(block=jnp.zeros((2, 4), jnp.int32)))
+    with pytest.raises(ValueError, match=r"keys.valid has shape \(3,\)"):
+        attention(x, x, x, keys=Tokens(valid=jnp.ones(3, bool)))
+    with pytest.raises(ValueError, match="'fused' is none of auto, reference, xla"):
+        attention(x, x, x, implementation="fused")

@@ -1,0 +1,231 @@
+"""Every cross entropy implementation against the same sums in NumPy float64, gradients included."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from medjax_kernels import cross_entropy
+from medjax_kernels.cross_entropy import xla
+
+
+def small_chunks(hidden, table, targets, weights, *, soft_cap=None, label_smoothing=0.0):
+    """xla with chunks of three tokens, so that there are several and the last is not full."""
+    return xla.cross_entropy(hidden, table, targets, weights, soft_cap, label_smoothing, chunk=3)
+
+
+# A further implementation joins the whole suite with one line.
+IMPLEMENTATIONS = {
+    "reference": functools.partial(cross_entropy, implementation="reference"),
+    "xla": functools.partial(cross_entropy, implementation="xla"),
+    "xla-small-chunks": small_chunks,
+}
+every_implementation = pytest.mark.parametrize(
+    "score", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS.keys()
+)
+
+SHAPES = [(1, 3, 5), (7, 4, 11), (9, 5, 16)]  # M, D, V
+
+
+def numpy_cross_entropy(hidden, table, targets, weights, d_loss, soft_cap, label_smoothing):
+    """((loss, log_prob, argmax), (d_hidden, d_table))."""
+    hidden, table, weights, d_loss = (
+        np.asarray(x, np.float64) for x in (hidden, table, weights, d_loss)
+    )
+    logits, slope = hidden @ table.T, 1.0
+    if soft_cap is not None:
+        slope = 1 - np.tanh(logits / soft_cap) ** 2
+        logits = soft_cap * np.tanh(logits / soft_cap)
+    log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    vocabulary = table.shape[0]
+    goal = np.eye(vocabulary)[targets] * (1 - label_smoothing) + label_smoothing / vocabulary
+    counted = weights != 0
+    scores = (
+        -weights * (goal * log_probs).sum(axis=1),
+        np.where(counted, log_probs[np.arange(len(targets)), targets], 0),
+        np.where(counted, logits.argmax(axis=1), 0),
+    )
+    d_logits = (weights * d_loss)[:, None] * (np.exp(log_probs) - goal) * slope
+    return scores, (d_logits @ table, d_logits.T @ hidden)
+
+
+def draw(seed, shape, dtype=np.float32):
+    """hidden, table, targets, weights (a third of them zero), and a gradient of the losses."""
+    tokens, width, vocabulary = shape
+    rng = np.random.default_rng(seed)
+    weights = rng.uniform(0.5, 2.0, tokens) * (rng.random(tokens) < 0.67)
+    return (
+        rng.standard_normal((tokens, width)).astype(dtype),
+        rng.standard_normal((vocabulary, width)).astype(dtype),
+        rng.integers(0, vocabulary, tokens).astype(np.int32),
+        weights.astype(np.float32),
+        rng.standard_normal(tokens).astype(np.float32),
+    )
+
+
+def run(score, hidden, table, targets, weights, d_loss, argnums=(0, 1), **options):
+    """(scores, gradients of the losses weighted by d_loss), compiled."""
+
+    def total(hidden, table, targets, weights, d_loss):
+        scores = score(hidden, table, targets, weights, **options)
+        return jnp.sum(scores.loss * d_loss), tuple(scores)
+
+    function = jax.jit(jax.grad(total, argnums=argnums, has_aux=True))
+    grads, scores = function(hidden, table, targets, weights, d_loss)
+    return scores, grads
+
+
+@every_implementation
+class TestEveryImplementation:
+    @settings(max_examples=5, deadline=None, derandomize=True)
+    @given(
+        shape=st.sampled_from(SHAPES),
+        soft_cap=st.sampled_from([None, 2.0]),
+        label_smoothing=st.sampled_from([0.0, 0.1]),
+        seed=st.integers(0, 3),
+    )
+    def test_scores_and_gradients(self, score, shape, soft_cap, label_smoothing, seed):
+        options = dict(soft_cap=soft_cap, label_smoothing=label_smoothing)
+        inputs = draw(seed, shape)
+        found = run(score, *inputs, **options)
+        wanted = numpy_cross_entropy(*inputs, **options)
+        chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+    def test_scores_that_nobody_differentiates(self, score):
+        # Another path of a function with its own derivative.
+        inputs = draw(9, (9, 5, 16))
+        found = jax.jit(functools.partial(score, label_smoothing=0.1, soft_cap=2.0))(*inputs[:4])
+        wanted, _ = numpy_cross_entropy(*inputs, label_smoothing=0.1, soft_cap=2.0)
+        chex.assert_trees_all_close(tuple(found), wanted, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("argnums", [(0,), (1,)], ids=["hidden", "table"])
+    def test_gradient_of_one_alone(self, score, argnums):
+        inputs = draw(0, (7, 4, 11))
+        _, wanted = numpy_cross_entropy(*inputs, soft_cap=None, label_smoothing=0.1)
+        _, found = run(score, *inputs, argnums=argnums, label_smoothing=0.1)
+        chex.assert_trees_all_close(found, tuple(wanted[i] for i in argnums), rtol=1e-4, atol=1e-5)
+
+    def test_no_weight_no_loss(self, score):
+        hidden, table, targets, weights, d_loss = draw(1, (7, 4, 11))
+        scores, grads = run(score, hidden, table, targets, 0 * weights, d_loss)
+        for part in (*scores, *grads):
+            np.testing.assert_array_equal(part, 0)
+
+    def test_uncounted_tokens_matter_to_nobody(self, score):
+        hidden, table, targets, weights, d_loss = draw(2, (9, 5, 16))
+        out = np.flatnonzero(weights == 0)
+        assert 0 < len(out) < 9
+        before = run(score, hidden, table, targets, weights, d_loss)
+        hidden[out], targets[out] = 50.0, 3
+        chex.assert_trees_all_close(
+            run(score, hidden, table, targets, weights, d_loss), before, atol=1e-6
+        )
+
+    # Inputs are rounded before both sides see them; the float32 sums differ in nothing then, and
+    # gradients by the rounding of the logits' gradient (8 and 11 bits) and of the result.
+    @pytest.mark.parametrize(
+        ("dtype", "tolerance"),
+        [(jnp.bfloat16, 4e-2), (jnp.float16, 4e-3)],
+        ids=["bfloat16", "float16"],
+    )
+    def test_dtypes(self, score, dtype, tolerance):
+        hidden, table, *rest = draw(3, (7, 4, 11))
+        hidden, table = jnp.asarray(hidden, dtype), jnp.asarray(table, dtype)
+        scores, grads = run(score, hidden, table, *rest)
+        chex.assert_trees_all_equal_dtypes(grads, (hidden, table))
+        assert [x.dtype for x in scores] == [jnp.float32, jnp.float32, jnp.int32]
+        wanted = numpy_cross_entropy(hidden, table, *rest, soft_cap=None, label_smoothing=0.0)
+        chex.assert_trees_all_close(scores, wanted[0], rtol=1e-4, atol=1e-4)
+        grads = jax.tree.map(lambda x: np.asarray(x, np.float64), grads)
+        chex.assert_trees_all_close(grads, wanted[1], rtol=tolerance, atol=tolerance)
+
+    def test_only_the_loss_has_a_gradient(self, score):
+        hidden, table, targets, weights, _ = draw(4, (7, 4, 11))
+
+        def log_prob(hidden, table):
+            return score(hidden, table, targets, weights).log_prob.sum()
+
+        for gradient in jax.grad(log_prob, argnums=(0, 1))(hidden, table):
+            np.testing.assert_array_equal(gradient, 0)
+
+    def test_large_logits_do_not_overflow(self, score):
+        hidden, table, targets, weights, d_loss = draw(5, (7, 4, 11))
+        chex.assert_tree_all_finite(run(score, 1e4 * hidden, table, targets, weights, d_loss))
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 100])
+def test_the_chunk_changes_nothing(chunk):
+    hidden, table, targets, weights, d_loss = draw(6, (7, 4, 11))
+
+    def score(*arrays):
+        return xla.cross_entropy(*arrays, 3.0, 0.1, chunk=chunk)
+
+    found = run(score, hidden, table, targets, weights, d_loss)
+    options = dict(soft_cap=3.0, label_smoothing=0.1)
+    wanted = run(cross_entropy, hidden, table, targets, weights, d_loss, **options)
+    chex.assert_trees_all_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("trained", [(0,), (0, 1)], ids=["hidden", "hidden-and-table"])
+@pytest.mark.parametrize(("implementation", "holds_all"), [("reference", True), ("xla", False)])
+def test_only_the_reference_holds_all_logits(implementation, holds_all, trained):
+    tokens, width, vocabulary = 4096, 8, 65_536
+
+    def loss(hidden, table, targets, weights):
+        scores = cross_entropy(hidden, table, targets, weights, implementation=implementation)
+        return scores.loss.sum()
+
+    arguments = (
+        jax.ShapeDtypeStruct((tokens, width), jnp.float32),
+        jax.ShapeDtypeStruct((vocabulary, width), jnp.float32),
+        jax.ShapeDtypeStruct((tokens,), jnp.int32),
+        jax.ShapeDtypeStruct((tokens,), jnp.float32),
+    )
+    compiled = jax.jit(jax.value_and_grad(loss, argnums=trained)).lower(*arguments).compile()
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    assert (temporary >= 4 * tokens * vocabulary) == holds_all
+    if not holds_all:
+        # One chunk's logits, and their gradient or probabilities.
+        assert temporary < 3 * 4 * xla.MAX_LOGITS
+
+
+def test_chunks_hold_a_bounded_number_of_logits():
+    for tokens, vocabulary in [(1, 257_216), (10_000, 257_216), (10_000, 300), (5, 2**30)]:
+        chunk = xla.chunk_size(tokens, vocabulary)
+        assert 1 <= chunk <= min(tokens, xla.MAX_CHUNK)
+        assert chunk == 1 or chunk * vocabulary <= xla.MAX_LOGITS
+
+
+BAD = {
+    "hidden": (dict(hidden=(4,)), "expected hidden"),
+    "width": (dict(table=(5, 2)), "expected hidden"),
+    "targets": (dict(targets=(3,)), "targets"),
+    "weights": (dict(weights=(4, 1)), "weights"),
+}
+
+
+@pytest.mark.parametrize(("shapes", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_shapes(shapes, message):
+    shapes = dict(hidden=(4, 3), table=(5, 3), targets=(4,), weights=(4,)) | shapes
+    arrays = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+    arrays["targets"] = arrays["targets"].astype(jnp.int32)
+    with pytest.raises(ValueError, match=message):
+        cross_entropy(**arrays)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(label_smoothing=1.0), "label_smoothing 1.0"),
+        (dict(label_smoothing=-0.1), "label_smoothing -0.1"),
+        (dict(implementation="fused"), "'fused' is none of auto, reference, xla"),
+    ],
+)
+def test_bad_options(options, message):
+    hidden, table, targets, weights, _ = draw(0, (7, 4, 11))
+    with pytest.raises(ValueError, match=message):
+        cross_entropy(hidden, table, targets, weights, **options)

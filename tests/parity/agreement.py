@@ -1,0 +1,127 @@
+"""What medjax computes from a recorded set of big_vision, through the code that trains models."""
+
+import functools
+import json
+import os
+import pathlib
+from typing import NamedTuple
+from unittest import mock
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from medjax_kernels import attention, cross_entropy
+
+from medjax.checkpoints import big_vision, tensors
+from medjax.models import config as model_config
+from medjax.models import gemma, paligemma, siglip
+from medjax.models.params import flatten
+from medjax.scaling import sharding
+from medjax.training.loop import Trainer
+
+REFERENCE = pathlib.Path(
+    os.environ.get("MEDJAX_REFERENCE") or pathlib.Path(__file__).parents[1] / "reference"
+)
+IMPLEMENTATIONS = ("reference", "xla")
+
+
+def recorded_sets() -> list[pathlib.Path]:
+    """The sets under MEDJAX_REFERENCE that hold a PaliGemma."""
+    return [
+        file.parent
+        for file in sorted(REFERENCE.glob("*/config.json"))
+        if {"llm", "img"} <= set(json.loads(file.read_text()))
+    ]
+
+
+class Results(NamedTuple):
+    """Either side's; gradients by big_vision's names, without `params/`."""
+
+    image_embeddings: np.ndarray
+    logits: np.ndarray
+    loss_per_example: np.ndarray
+    loss: np.ndarray
+    loss_after_sgd_0p1: np.ndarray
+    gradients: dict[str, np.ndarray]
+
+
+def recorded(folder: pathlib.Path) -> Results:
+    """What big_vision computed."""
+    with np.load(folder / "io.npz") as io, np.load(folder / "grads.npz") as grads:
+        gradients = {name.removeprefix("params/"): grads[name] for name in grads}
+        return Results(*(io[field] for field in Results._fields[:-1]), gradients)
+
+
+def computed(folder: pathlib.Path, implementation: str, scratch: pathlib.Path) -> Results:
+    """What medjax computes, with one implementation of attention and of cross entropy."""
+    with (
+        mock.patch.object(gemma, "attention", _fixed(attention, implementation)),
+        mock.patch.object(siglip, "attention", _fixed(attention, implementation)),
+        mock.patch.object(paligemma, "cross_entropy", _fixed(cross_entropy, implementation)),
+        jax.default_matmul_precision("highest"),
+    ):
+        return _computed(folder, scratch)
+
+
+def _fixed(function, implementation: str):
+    return lambda *args, **kwargs: function(*args, **kwargs, implementation=implementation)
+
+
+def _computed(folder: pathlib.Path, scratch: pathlib.Path) -> Results:
+    config = model_config.load(folder / "config.json")
+    model = tensors.build(big_vision.open_npz(folder / "params.npz", config))
+    with np.load(folder / "io.npz") as io:
+        batch = {name: io[name] for name in ("image", "mask_ar", "mask_loss")}
+        batch["tokens"] = io["text"]
+
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def forward(state, batch):
+        model = nnx.merge(graphdef, state)
+        inputs = batch["tokens"][:, :-1], batch["mask_ar"][:, :-1]
+        return model.embed_image(batch["image"]), model(batch["image"], *inputs)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def loss(state, batch):
+        losses = nnx.merge(graphdef, state).score(**batch).loss.sum(axis=1)
+        per_example = losses / batch["mask_loss"][:, 1:].sum(axis=1)
+        return per_example.mean(), per_example
+
+    (before, per_example), gradients = loss(jax.device_get(state), batch)
+
+    # A step of the trainer itself.
+    mesh = sharding.make_mesh({}, jax.devices()[:1])
+    trainer = Trainer(model, optax.sgd(0.1), mesh=mesh, dtype=np.dtype(np.float32))
+    np.testing.assert_allclose(trainer.step(batch).loss, before, rtol=1e-6)
+    (after, _), _ = loss(jax.device_get(nnx.state(trainer.model_with())), batch)
+
+    checkpoint = tensors.in_memory(config, flatten(gradients), where="gradients")
+    big_vision.write_npz(checkpoint, scratch / "gradients.npz", prefix="")
+    with np.load(scratch / "gradients.npz") as written:
+        gradients = dict(written)
+    return Results(
+        *map(np.asarray, (*forward(state, batch), per_example, before, after)), gradients
+    )
+
+
+def assert_logits_agree(found: Results, wanted: Results) -> None:
+    assert found.logits.shape == wanted.logits.shape
+    assert np.ptp(wanted.logits) > 1  # the comparison means something
+    np.testing.assert_allclose(found.logits, wanted.logits, rtol=0, atol=2e-4)
+
+
+def assert_gradients_agree(found: Results, wanted: Results) -> None:
+    """Every array, relative to its own largest number; zero where the peer's is zero.
+
+    The keys' bias of softmax attention has no effect, so that its gradient is rounding: compared to
+    the largest gradient of the model, not to itself.
+    """
+    assert set(found.gradients) == set(wanted.gradients)
+    noise = 1e-7 * max(np.abs(array).max() for array in wanted.gradients.values())
+    for name, array in wanted.gradients.items():
+        assert found.gradients[name].shape == array.shape, name
+        difference = np.abs(found.gradients[name] - array).max()
+        assert difference <= 1e-3 * np.abs(array).max() + noise, (name, difference)
