@@ -4,7 +4,10 @@ Only what trains is saved (with adapters: the adapters), with the optimizer's st
 loss scale and where the data stands. The frozen base is referenced, not copied.
 """
 
+import contextlib
 import pathlib
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -82,12 +85,13 @@ class Checkpoints:
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
-            found = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
-                ),
-            )
+            with _abandoned_reads_are_silent():
+                found = self._manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
+                    ),
+                )
         except Exception as error:  # orbax and tensorstore raise many types for damaged files
             raise UserError(
                 f"checkpoint {self._folder / str(step)} cannot be restored: it is damaged or of "
@@ -103,6 +107,24 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and ends the background threads."""
         self._manager.close()
+
+
+@contextlib.contextmanager
+def _abandoned_reads_are_silent() -> Iterator[None]:
+    """When one read fails, orbax abandons the others; each would print a traceback of its own.
+
+    They end later, in other threads, so that after a failure the filter stays.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        told = ("Event loop is closed", "Encountered error while reading array")
+        if not str(unraisable.exc_value).startswith(told):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    yield
+    sys.unraisablehook = before
 
 
 def _short(error: Exception) -> str:

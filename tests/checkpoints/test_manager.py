@@ -109,9 +109,6 @@ def test_what_a_kill_left_behind_is_no_checkpoint(manager, tmp_path):
     assert again.latest() == 2
 
 
-# Reads that orbax gives up when another has failed complain when they are collected.
-abandons_reads = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 DAMAGE = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "emptied": lambda path: path.write_bytes(b""),
@@ -120,7 +117,6 @@ DAMAGE = {
 }
 
 
-@abandons_reads
 @pytest.mark.parametrize("how", DAMAGE)
 def test_a_damaged_checkpoint_is_one_clear_error(tmp_path, how):
     """Whichever file is damaged: it either does not matter, or is told of."""
@@ -158,7 +154,6 @@ def _read(folder) -> str | None:
     return None
 
 
-@abandons_reads
 def test_another_models_checkpoint(manager):
     checkpoints = manager()
     checkpoints.save(1, state(1), {})
