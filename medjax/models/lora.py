@@ -47,6 +47,8 @@ class LoRAConfig:
             raise UserError(f"lora.dropout {self.dropout} is not in [0, 1)")
         if self.init not in ("kaiming", "normal"):
             raise UserError(f"lora.init {self.init!r} is none of kaiming, normal")
+        if not (self.targets and self.towers):
+            raise UserError("lora.targets and lora.towers must name at least one each")
         for tower in self.towers:
             if tower not in TOWERS:
                 raise UserError(f"lora.towers: {tower!r} is none of {', '.join(TOWERS)}")
@@ -120,18 +122,20 @@ def apply(model: nnx.Module, config: LoRAConfig, *, rngs: nnx.Rngs) -> list[str]
     """
     if any(True for _ in adapters(model)):
         raise UserError("the model has adapters already; merge them before adding others")
-    wrapped = []
-    for path, parent, name, child in _children(model):
-        if name in config.targets and path.split("/")[0] in config.towers:
-            setattr(parent, name, LoRALinear(child, config, rngs=rngs))
-            wrapped.append(path)
-    unmatched = set(config.targets) - {path.rsplit("/", 1)[-1] for path in wrapped}
+    found = [
+        (path, parent, name, layer)
+        for path, parent, name, layer in _children(model)
+        if name in config.targets and path.split("/")[0] in config.towers
+    ]
+    unmatched = set(config.targets) - {name for _, _, name, _ in found}
     if unmatched:
         raise UserError(
             f"lora.targets: no layer of {', '.join(config.towers)} is called "
             f"{', '.join(sorted(unmatched))}"
         )
-    return wrapped
+    for _, parent, name, layer in found:
+        setattr(parent, name, LoRALinear(layer, config, rngs=rngs))
+    return [path for path, *_ in found]
 
 
 def _children(model: nnx.Module) -> list[tuple[str, nnx.Module, str, Linear]]:
