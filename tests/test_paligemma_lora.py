@@ -232,3 +232,29 @@ def test_from_a_hugging_face_folder(command, tiny_run, finished_run, tmp_path):
         for p in (tmp_path / "run", finished_run / "huggingface")
     )
     assert [ours.encode(t) for t in texts] == [theirs.encode(t) for t in texts]
+
+
+def test_adapters_in_two_stages(command, tiny_run, tmp_path):
+    """The second begins with the first's adapter merged into the base, which it keeps."""
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        pathlib.Path(RECIPE).read_text().replace("return c", "return in_two_stages(c)")
+        + "\n\ndef in_two_stages(c):\n"
+        + "    c.stages = ConfigDict(dict(one=dict(seed=1), two=dict(lora=dict(rank=2))))\n"
+        + "    return c\n"
+    )
+    changed = {"--config": recipe, "--config.steps": 6}
+    arguments = [a for a in tiny_run if a.split("=")[0] not in changed]
+    arguments += [f"{key}={value}" for key, value in changed.items()]
+    done = command("train", *arguments, f"--workdir={tmp_path / 'run'}", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["results"]["systems"] == ["majority answer", "one", "two"]
+    one, two = (tmp_path / "run" / name / "model" for name in ("one", "two"))
+    assert not model_folder.has_params(one)
+    kept = load_file(two / "params.safetensors")
+    base = big_vision.open_npz(
+        json.loads((one / "lora.json").read_text())["base"]["path"], model_folder.read_config(one)
+    )
+    for name, array in adapters.merged(base, model_folder.open_adapter(one)):
+        np.testing.assert_array_equal(kept[name], array)
+    assert model_folder.open_adapter(two).config.rank == 2
