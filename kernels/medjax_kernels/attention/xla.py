@@ -7,7 +7,7 @@ arXiv:2112.05682).
 
 Inside, heads come before positions, and the G query heads of a key/value head form one matrix with
 their queries: XLA has fast batched matmuls for [B, K, G * T, H] on every device, and slow loops for
-the same sums in other orders (7 times slower on a CPU for multi-query attention).
+the same sums in other orders (5 times slower on a CPU for multi-query attention).
 """
 
 import functools
