@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
+import optax
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -69,6 +70,23 @@ def shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
         lambda variable: variable.replace(parameter_sharding(variable, mesh)),
         state,
         is_leaf=lambda x: isinstance(x, nnx.Variable),
+    )
+
+
+def optimizer_shardings(
+    optimizer: optax.GradientTransformation, params: Mapping[str, jax.Array], mesh: Mesh
+) -> optax.OptState:
+    """The layouts of an optimizer's state, in its structure.
+
+    What has a parameter's shape (moments) is cut as the parameter is; all else is copied.
+    """
+    whole = replicated(mesh)
+    return optax.tree.map_params(
+        optimizer,
+        lambda x, param: param.sharding if x.shape == param.shape else whole,
+        jax.eval_shape(optimizer.init, params),
+        params,
+        transform_non_params=lambda _: whole,
     )
 
 

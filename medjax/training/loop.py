@@ -71,11 +71,14 @@ class Trainer:
             raise UserError("optimizer.lr_multipliers freeze every parameter; nothing is left")
         self._still = still
         # Copied, since the step donates its state and the model may be wanted afterwards.
-        params = jax.tree.map(lambda x: x.copy(), params)
-        opt_state = jax.jit(optimizer.init)(params)
-        state = TrainState(jnp.int32(0), params, opt_state, loss_scaling.create(dtype))
-        layouts = jax.tree.map(lambda x: _layout(x, mesh), state)
-        self.state = jax.device_put(state, layouts)
+        params = jax.tree.map(lambda x: jax.device_put(x.copy(), _layout(x, mesh)), params)
+        moments = sharding.optimizer_shardings(optimizer, params, mesh)
+        opt_state = jax.jit(optimizer.init, out_shardings=moments)(params)
+        whole = sharding.replicated(mesh)
+        rest = (jnp.int32(0), loss_scaling.create(dtype))
+        step, loss_scale = jax.device_put(rest, whole)
+        self.state = TrainState(step, params, opt_state, loss_scale)
+        layouts = jax.tree.map(lambda x: x.sharding, self.state)
         train_step = make_train_step(
             dropping,
             optimizer,
@@ -171,9 +174,9 @@ def train(
         data.close()
 
 
-def _layout(array, mesh: Mesh) -> NamedSharding:
-    """Where an array of the state lies: on the mesh as it is, or copied to all of it."""
-    layout = getattr(array, "sharding", None)
+def _layout(param: jax.Array | np.ndarray, mesh: Mesh) -> NamedSharding:
+    """Where a parameter lies: on the mesh as it is, or copied to all of it."""
+    layout = getattr(param, "sharding", None)
     return layout if isinstance(layout, NamedSharding) else sharding.replicated(mesh)
 
 
