@@ -30,7 +30,7 @@ wordings), with regions, shares and boxes taken in the slice itself, at 1 mm, be
   25 percent.
 - balance: whether grey matter has more than twice as many pixels as white matter.
 - fluid: whether pixels that brain tissue encloses within the slice without being grey or white
-  matter (mostly the ventricles) make up at least 0.6 percent of the image.
+  matter (mostly the ventricles) make up at least 0.5 percent of the image.
 
 The template is exactly left-right symmetric, so nothing is asked about sides, and sagittal slices
 come from one half of the head. It is one (average) head: a score on the test split says that a
@@ -58,7 +58,7 @@ class Mni152Vqa(tfds.core.GeneratorBasedBuilder):
     Images go in as PNG files, so that writing and reading need no TensorFlow.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

@@ -21,7 +21,7 @@ LEVELS = {
 # Grey matter's share of the image: upper bounds and their answers.
 SHARES = ((0.15, "under 15 percent"), (0.25, "15 to 25 percent"), (1.0, "over 25 percent"))
 # Fluid that brain tissue encloses is called much from this share of the image on.
-MUCH_FLUID = 0.006
+MUCH_FLUID = 0.005
 # What fills less of the image is not asked for: a few stray voxels are no object.
 MIN_OBJECT = 0.005
 # Grey matter outweighs white from this ratio on.
@@ -118,9 +118,8 @@ def _answers(template: Template, cut: Cut) -> dict[str, str]:
     much_fluid = enclosed(brain).mean() >= MUCH_FLUID
     answers = {
         "caption": (
-            f"{cut.plane} slice, {level} level, {share} grey matter, "
-            f"{'more' if outweighs else 'less'} than twice the white matter, "
-            f"{'much' if much_fluid else 'little'} fluid inside"
+            f"{cut.plane} slice, {level}, {share} grey, {'little' if outweighs else 'much'} white, "
+            f"{'much' if much_fluid else 'little'} fluid"
         ),
         "plane": cut.plane,
         "level": level,

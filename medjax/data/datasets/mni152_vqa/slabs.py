@@ -21,7 +21,7 @@ MIN_TISSUE = 0.05
 # Slices left out between slabs: the nearest slices of two slabs are 3 mm apart.
 GAP = 2
 # Slices in a slab of train, and in one of the other splits. Sagittal slices cover half a head.
-_LENGTHS = {"axial": (7, 4), "coronal": (7, 4), "sagittal": (6, 4)}
+_LENGTHS = {"axial": (9, 4), "coronal": (9, 4), "sagittal": (7, 3)}
 # Coronal slabs start with the other, so that either split has the ends of some plane.
 _CYCLE = {
     "axial": ("train", "test", "train", "validation"),
