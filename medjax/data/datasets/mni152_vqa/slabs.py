@@ -2,12 +2,12 @@
 
 Neighbouring slices of a head look alike, so splits are made of slabs: runs of neighbouring slices,
 with slices left out between any two slabs. Along every plane's axis slabs of train alternate with
-slabs of the other two in turn, so that each split sees the head from end to end. Slabs, not slices,
-are what can be called independent, and the unit in which scores should be resampled.
+slabs of the other two in turn, and train has the slabs at both ends: what is held out lies between
+slices that were seen. Slabs, not slices, are what can be called independent, and the unit in which
+scores should be resampled.
 """
 
 import dataclasses
-import itertools
 
 import numpy as np
 
@@ -20,13 +20,13 @@ SPLITS = ("train", "validation", "test")
 MIN_TISSUE = 0.05
 # Slices left out between slabs: the nearest slices of two slabs are 3 mm apart.
 GAP = 2
-# Slices in a slab of train, and in one of the other splits. Sagittal slices cover half a head.
-_LENGTHS = {"axial": (9, 4), "coronal": (9, 4), "sagittal": (7, 3)}
-# Coronal slabs start with the other, so that either split has the ends of some plane.
-_CYCLE = {
-    "axial": ("train", "test", "train", "validation"),
-    "coronal": ("train", "validation", "train", "test"),
-    "sagittal": ("train", "test", "train", "validation"),
+# How many slabs are held out, and how many slices each has; train has the rest.
+_HELD_OUT = {"axial": (9, 4), "coronal": (10, 4), "sagittal": (5, 3)}
+# Coronal slabs start with the other, so that neither split has all the slabs at the beginnings.
+_TURNS = {
+    "axial": ("test", "validation"),
+    "coronal": ("validation", "test"),
+    "sagittal": ("test", "validation"),
 }
 
 
@@ -85,12 +85,16 @@ def _plane(template: Template, plane: str) -> list[Cut]:
 
 def _slabs(plane: str, start: int, stop: int) -> list[tuple[int, str, int, int]]:
     """Tiles [start, stop) with slabs: (number, split, its start, its stop)."""
-    train, held_out = _LENGTHS[plane]
+    held_out, length = _HELD_OUT[plane]
+    train = stop - start - held_out * (length + 2 * GAP)
     slabs: list[tuple[int, str, int, int]] = []
-    for number, split in enumerate(itertools.cycle(_CYCLE[plane])):
-        end = start + (train if split == "train" else held_out)
-        if end > stop:
-            return slabs
-        slabs.append((number, split, start, end))
-        start = end + GAP
-    raise AssertionError("unreachable: the cycle has no end")
+    for turn in range(held_out + 1):
+        # The slices of train are dealt out as evenly as whole numbers can be.
+        end = start + train * (turn + 1) // (held_out + 1) - train * turn // (held_out + 1)
+        slabs.append((2 * turn, "train", start, end))
+        if turn < held_out:
+            first = end + GAP
+            start = first + length
+            slabs.append((2 * turn + 1, _TURNS[plane][turn % 2], first, start))
+            start += GAP
+    return slabs
