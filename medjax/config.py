@@ -162,6 +162,7 @@ def load(path_and_arg: str, overrides: Sequence[str] = ()) -> ConfigDict:
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """The config with "--config.key=value" applied; see `load`."""
     for name in re.findall(r"^--?(?:no)?config\.([^=\s]+)", "\n".join(overrides), re.MULTILINE):
+        _open_stage_key(config, name)
         _check_overridable(config, name)
     holder = flags.FlagValues()
     arguments = ["medjax", *overrides]
@@ -174,6 +175,26 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
         raise UserError(f"command line: {' '.join(rest)} is not --config.key=value")
     check(config, where="command line")
     return config
+
+
+def _open_stage_key(config: ConfigDict, name: str) -> None:
+    """Gives a stage the run's value of a key that it leaves alone, so that it can be overridden."""
+    top, stage, key = (*name.split(".", 2), "", "")[:3]
+    if top != "stages" or stage not in config.stages or not _has(config, key):
+        return
+    within = [key[: end.start()] for end in re.finditer(r"\.|$", key)]  # a, a.b, a.b.c
+    value = _get(config, key)
+    if isinstance(value, ConfigDict) or not _OPEN.union(_WHOLE_RUN).isdisjoint(within):
+        return
+    level = config.stages[stage]
+    *folders, last = key.split(".")
+    with config.unlocked():
+        for folder in folders:
+            if folder not in level:
+                level[folder] = ConfigDict()
+            level = level[folder]
+        if last not in level:
+            level[last] = value
 
 
 def _check_overridable(config: ConfigDict, name: str) -> None:
