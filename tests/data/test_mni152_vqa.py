@@ -162,9 +162,9 @@ def test_share_and_balance(slices, volumes):
         expected = (
             "under 15 percent"
             if percent < 15
-            else "15 to 25 percent"
-            if percent < 25
-            else "over 25 percent"
+            else "15 to 23 percent"
+            if percent < 23
+            else "over 23 percent"
         )
         assert _answer(asked, "share") == expected
         assert _answer(asked, "balance") == ("yes" if grey > 2 * white else "no")

@@ -27,7 +27,7 @@ wordings), with regions, shares and boxes taken in the slice itself, at 1 mm, be
   bottom, coronal ones from the back, sagittal ones from the midline. Each plane has words of its
   own, and the question names the direction.
 - share: the share of the image's pixels that are grey matter, in three classes divided at 15 and
-  25 percent.
+  23 percent.
 - balance: whether grey matter has more than twice as many pixels as white matter.
 - fluid: whether pixels that brain tissue encloses within the slice without being grey or white
   matter (mostly the ventricles) make up at least 0.5 percent of the image.

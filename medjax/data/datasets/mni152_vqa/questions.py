@@ -18,8 +18,8 @@ LEVELS = {
     "coronal": ("back", "mid back", "middle", "mid front", "front"),
     "sagittal": ("midline", "inner", "middle", "outer", "edge"),
 }
-# Grey matter's share of the image: upper bounds and their answers.
-SHARES = ((0.15, "under 15 percent"), (0.25, "15 to 25 percent"), (1.0, "over 25 percent"))
+# Grey matter's share of the image: upper bounds, where few slices lie, and their answers.
+SHARES = ((0.15, "under 15 percent"), (0.23, "15 to 23 percent"), (1.0, "over 23 percent"))
 # Fluid that brain tissue encloses is called much from this share of the image on.
 MUCH_FLUID = 0.005
 # What fills less of the image is not asked for: a few stray voxels are no object.
