@@ -58,7 +58,7 @@ class Mni152Vqa(tfds.core.GeneratorBasedBuilder):
     Images go in as PNG files, so that writing and reading need no TensorFlow.
     """
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
