@@ -1,0 +1,29 @@
+"""tools/benchmark.py: both sides agree, and the report has what BENCHMARKS.md records."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+_PATH = pathlib.Path(__file__).parents[1] / "tools" / "benchmark.py"
+_SPEC = importlib.util.spec_from_file_location("benchmark", _PATH)
+benchmark = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(benchmark)
+
+
+@pytest.mark.parametrize("name", benchmark.BENCHMARKS)
+def test_report(name):
+    report = benchmark.run(name, rounds=2)  # fails if the sides differ
+    for spread in (*report["milliseconds"].values(), report["peer_over_medjax"]):
+        assert 0 < spread["min"] <= spread["median"] <= spread["max"]
+    assert report["versions"]["jax"]
+    text = benchmark._text(report)
+    assert f"{report['peer_over_medjax']['median']:.3f}" in text
+    assert "MiB" in text
+
+
+def test_sides_that_differ_are_no_benchmark(monkeypatch):
+    wrong = benchmark.Duel(lambda x: x, lambda x: 2 * x, benchmark.linear().arguments[1:])
+    monkeypatch.setitem(benchmark.BENCHMARKS, "linear", lambda: wrong)
+    with pytest.raises(AssertionError, match="Not equal"):
+        benchmark.run("linear", rounds=1)
