@@ -67,7 +67,7 @@ def ask(
     pixels = read_image(image)
     tokenizer = Tokenizer.load(workdir.tokenizer)
     examples = [
-        Example(id=f"prompt {i}", image=pixels, prefix=prompt, image_key=image.key)
+        Example(id=f"prompt {i}", pixels=pixels, prefix=prompt, image_key=image.key)
         for i, prompt in enumerate(prompts)
     ]
     _check_prompts(examples, config, tokenizer)

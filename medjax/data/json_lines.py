@@ -13,6 +13,7 @@ Source of the format: google-research/big_vision, datasets/jsonl.py.
 """
 
 import collections
+import functools
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 from tqdm import tqdm
 
 from medjax.data.example import Example
@@ -103,10 +105,10 @@ class JsonLinesSource:
         return len(self._lines)
 
     def __getitem__(self, index: int) -> Example:
-        """Reads an example.
+        """Reads an example, its image not before that is asked for.
 
         Raises:
-          UserError: the file or the image has been changed or removed since the file was opened.
+          UserError: the file (or, later, the image) was changed or removed after it was opened.
         """
         if self._stat() != self._stamp:
             raise UserError(f"{self._path} was changed while it was in use: start again.")
@@ -114,19 +116,15 @@ class JsonLinesSource:
         with self._path.open("rb") as file:
             file.seek(offset)
             row = self._parse(number, file.readline())
-        try:
-            pixels = read_image(row.image)
-        except BadExample as fault:
-            raise UserError(
-                f"{self._path}:{number}: {fault} It could be read when the file was opened."
-            ) from fault
+        where = f"{self._path}:{number}"
         return Example(
             id=row.id,
-            image=pixels,
+            pixels=functools.partial(_read_again, where, row.image),
             prefix=row.prefix,
             suffix=row.suffix,
             image_key=row.image.key,
             extra=row.extra,
+            where=where,
         )
 
     def _index(
@@ -212,6 +210,13 @@ class JsonLinesSource:
     def _stat(self) -> tuple[int, int]:
         stat = os.stat(self._path)
         return stat.st_size, stat.st_mtime_ns
+
+
+def _read_again(where: str, image: ImageFile) -> UInt8[np.ndarray, "height width 3"]:
+    try:
+        return read_image(image)
+    except BadExample as fault:
+        raise UserError(f"{where}: {fault} It could be read when the file was opened.") from fault
 
 
 def _unreadable(images: Iterable[ImageFile]) -> Iterator[tuple[ImageFile, BadExample]]:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 import pickle
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medjax.data import json_lines
+from medjax.data.image import ImageTransform
 from medjax.data.json_lines import JsonLinesSource
 from medjax.errors import UserError
 
@@ -189,10 +192,28 @@ def test_changes_during_use_are_noticed(folder):
     source = JsonLinesSource(_write(folder, GOOD, GOOD | {"image": "b.png"}))
     (folder / "b.png").unlink()
     with pytest.raises(UserError, match=r"data.jsonl:2: The image .*b.png does not exist"):
-        source[1]
+        source[1].image  # noqa: B018
     _write(folder, GOOD)
     with pytest.raises(UserError, match="was changed while it was in use"):
         source[0]
+
+
+def test_an_image_is_read_when_it_is_asked_for(folder, monkeypatch):
+    source = JsonLinesSource(_write(folder, GOOD | {"id": "x"}, GOOD))
+    read = []
+    real = json_lines.read_image
+    monkeypatch.setattr(json_lines, "read_image", lambda file: read.append(file) or real(file))
+    texts = [(example.prefix, example.suffix, example.where) for example in source]
+    assert texts == [(GOOD["prefix"], "a hand", f"{folder}/data.jsonl:{line}") for line in (1, 2)]
+    assert dataclasses.replace(source[0], suffix="").suffix == ""
+    assert read == []
+    # The cache of resized images saves the reading, too.
+    resized = ImageTransform(4)
+    for _ in range(3):
+        assert (resized(source[0]) == 10).all()
+        assert (resized(source[1]) == 10).all()
+    assert len(read) == 1
+    assert (pickle.loads(pickle.dumps(source[0])).image == 10).all()
 
 
 def test_checking_many_images_shows_progress(folder, capsys):

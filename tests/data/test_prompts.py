@@ -35,7 +35,7 @@ def tokenizer(tmp_path_factory):
 
 
 def example(prefix, suffix="", id="e"):
-    return Example(id=id, image=np.zeros((2, 2, 3), np.uint8), prefix=prefix, suffix=suffix)
+    return Example(id=id, pixels=np.zeros((2, 2, 3), np.uint8), prefix=prefix, suffix=suffix)
 
 
 def test_there_are_reference_sets():
