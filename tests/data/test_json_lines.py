@@ -96,6 +96,14 @@ def test_only_some_tasks(folder):
         JsonLinesSource(path, tasks=("fnid", "find"))
 
 
+def test_a_task_that_is_no_text_is_a_bad_row(folder):
+    path = _write(folder, GOOD | {"task": "look"}, GOOD | {"task": ["look"]})
+    with pytest.raises(UserError, match=r'data.jsonl:2: "task" is .*: write a text'):
+        JsonLinesSource(path, tasks=("look",))
+    source = JsonLinesSource(path, tasks=("look",), on_bad_example="skip")
+    assert (len(source), source.faults) == (1, {"wrong type": 1})
+
+
 def test_another_process_reads_the_same(folder):
     source = JsonLinesSource(_write(folder, GOOD, GOOD | {"image": "b.png"}))
     copy = pickle.loads(pickle.dumps(source))
@@ -110,6 +118,13 @@ BAD = [
     ({"prefix": "q", "suffix": "a"}, "missing key", '"image" is missing; the row has prefix, suf'),
     ({"image": "a.png", "suffix": "a"}, "missing key", 'key "prefix" is missing'),
     ({"image": "a.png", "prefix": "q", "sufix": "a"}, "missing key", 'key "suffix" is missing'),
+    (GOOD | {"dose": float("nan")}, "invalid JSON", "the line is not JSON .NaN is no number"),
+    (GOOD | {"a": [{"b": -float("inf")}]}, "invalid JSON", "-Infinity is no number; write null"),
+    (json.dumps(GOOD | {"dose": 3}).replace("3", "1e999"), "invalid JSON", "1e999 is no number"),
+    (json.dumps(GOOD | {"n": 3}).replace("3", "3" * 5000), "invalid JSON", "is not JSON"),
+    ("[" * 100_000, "invalid JSON", "is not JSON"),
+    (GOOD | {"prefix": "half \ud83e"}, "invalid text", '"prefix" has half a character'),
+    (GOOD | {"task": ["a"]}, "wrong type", "\"task\" is .'a'.: write a text"),
     (GOOD | {"suffix": ["a", "b"]}, "wrong type", '"suffix" is .*: write a text'),
     (GOOD | {"image": None}, "wrong type", '"image" is None: write a text'),
     (GOOD | {"id": ""}, "wrong type", "\"id\" is ''"),
@@ -151,15 +166,16 @@ def test_bad_rows_are_skipped_and_counted(folder, caplog):
         f"data.jsonl:{number}" for number in range(1, 2 * len(BAD), 2)
     ]
     assert source.faults == {
-        "invalid JSON": 3,
+        "invalid JSON": 8,
+        "invalid text": 1,
         "missing key": 4,
-        "wrong type": 4,
+        "wrong type": 5,
         "empty question": 1,
         "missing image": 2,
         "unreadable image": 1,
         "no such slice": 1,
     }
-    assert "left out 16 rows (4 " in caplog.text
+    assert "left out 23 rows (8 " in caplog.text
     assert "data.jsonl:2: the line is not JSON" in caplog.text
 
 
