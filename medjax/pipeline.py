@@ -164,7 +164,7 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
     held_out = setup.open_sources(config, part)
     if not held_out:
         raise UserError(f"data.{part} names no source, so there is nothing to evaluate on")
-    source = setup.Joined([s for s, _ in held_out.values()], config.evaluate.examples)
+    source = setup.Joined(held_out, config.evaluate.examples)
     setup.check_group(held_out, config.evaluate.group)
     tokenizer = Tokenizer.load(workdir.tokenizer)
     systems = {}

@@ -47,8 +47,7 @@ def done(tmp_path_factory):
 def questions(done):
     """The test questions that were asked."""
     config = config_lib.load(str(_ROOT / "configs" / "quickstart.py"))
-    held_out = setup.open_sources(config, "test")
-    return setup.Joined([source for source, _ in held_out.values()], EXAMPLES)
+    return setup.Joined(setup.open_sources(config, "test"), EXAMPLES)
 
 
 def test_the_folder_is_as_documented(done):

@@ -1,15 +1,17 @@
 """From a config's `data` to sources, tokenizer and transform."""
 
+import dataclasses
 import functools
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from ml_collections import ConfigDict
 
 from medjax.data.augment import Augment
 from medjax.data.batching import ExampleTransform
+from medjax.data.example import Example
 from medjax.data.image import ImageTransform
 from medjax.data.prompts import TextTransform
 from medjax.data.sources import Source, open_source
@@ -72,21 +74,23 @@ def check_group(sources: Mapping[str, tuple[Source, float]], group: str) -> None
 
 
 class Joined:
-    """Several sources one after another, as one."""
+    """Sources one after another, as one; where they are several, ids begin with their names."""
 
-    def __init__(self, sources: Sequence[Source], limit: int = 0):
+    def __init__(self, sources: Mapping[str, tuple[Source, float]], limit: int = 0):
         """Takes at most `limit` evenly spaced examples of each source; 0 for all."""
         self._places = []
-        for source in sources:
+        for name, (source, _) in sources.items():
+            prefix = f"{name}/" if len(sources) > 1 else ""
             count = min(len(source), limit) if limit else len(source)
-            self._places += [(source, i * len(source) // count) for i in range(count)]
+            self._places += [(source, i * len(source) // count, prefix) for i in range(count)]
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, index: int):
-        source, place = self._places[index]
-        return source[place]
+    def __getitem__(self, index: int) -> Example:
+        source, place, prefix = self._places[index]
+        example = source[place]
+        return dataclasses.replace(example, id=prefix + example.id)
 
 
 def texts(sources: Mapping[str, tuple[Source, float]]) -> Iterator[str]:

@@ -209,7 +209,7 @@ def plan(name: str, config: ConfigDict, model: PaliGemmaConfig) -> Plan:
         name,
         config,
         sources,
-        Joined([s for s, _ in validation.values()]) if validation and config.eval_every else None,
+        Joined(validation) if validation and config.eval_every else None,
         model,
         mesh,
         steps,
