@@ -32,7 +32,7 @@ def defaults() -> ConfigDict:
             "tokenizer_vocab_size": 256,  # of a trained tokenizer, loc and seg tokens not counted
             "ordered_loc_init": False,  # start loc tokens as smooth functions of their number
             "image_size": 224,  # pixels
-            "text_length": 128,  # tokens of question and answer together
+            "text_length": 128,  # tokens of question and answer together, 2 at least
             "dtype": "auto",  # of matmuls: auto, float32, bfloat16, float16
             "param_dtype": "auto",  # of weights that do not train: auto is dtype
             "remat": "none",  # what the backward pass recomputes: none, dots, full
@@ -52,7 +52,7 @@ def defaults() -> ConfigDict:
                 "validation": {},
                 "test": {},
                 "on_bad_example": "error",  # or skip (and count)
-                "on_long_text": "truncate",  # (and count) or error
+                "on_long_text": "truncate",  # (and count) or error: a bad example
                 # Random variations of training images; sizes, see data/augment.py.
                 "augment": {"shift": 0.0, "zoom": 0.0, "contrast": 0.0, "gamma": 0.0, "noise": 0.0},
                 "image_cache_mib": 256,  # resized images kept in memory
@@ -136,7 +136,7 @@ _CHOICES = {
     "export.dtype": ("float32", "bfloat16", "float16"),
 }
 _AT_LEAST = {
-    "batch_size": 1, "accumulation": 1, "image_size": 1, "text_length": 1, "keep_latest": 1,
+    "batch_size": 1, "accumulation": 1, "image_size": 1, "text_length": 2, "keep_latest": 1,
     "evaluate.batch_size": 1, "tokenizer_vocab_size": 1,
     "seed": 0, "steps": 0, "epochs": 0, "log_every": 0, "eval_every": 0, "checkpoint_every": 0,
     "keep_best": 0, "evaluate.examples": 0, "lora.rank": 0, "data.workers": 0,

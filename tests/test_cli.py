@@ -94,6 +94,20 @@ MISTAKES = {
     "steps and epochs": ({"epochs": "1"}, "set steps or epochs, and not both"),
     "neither": ({"steps": "0"}, "set steps or epochs"),
     "long warm-up": ({"optimizer.warmup_steps": "12"}, "warmup_steps 12 must be in"),
+    "long text": (
+        {"text_length": "13", "data.on_long_text": "error"},
+        r"train.jsonl:\d+: the text of 'train-\d+' takes \d+ tokens, text_length is 13",
+    ),
+    "long question": (
+        {"text_length": "2", "data.on_long_text": "error", "data.on_bad_example": "skip"},
+        r"own has no row to use \(18 long text\)",
+    ),
+    "no room for text": ({"text_length": "1"}, "text_length is 1; it must be at least 2"),
+    "large shift": ({"data.augment.shift": "2.0"}, r"data.augment.shift 2.0 is not in \[0, 1\)"),
+    "nothing at all": (
+        {"data.train.own.source": "", "init": "", "tokenizer": ""},
+        "set data.train.own.source to .* set init to the weights to start from.* and tokenizer to",
+    ),
     "mesh": ({"mesh.tensor": "3"}, "mesh data -1 x fsdp 1 x tensor 3 does not fit 1 devices"),
     "accumulation": ({"accumulation": "3"}, "batch_size 4 cannot be cut"),
 }  # fmt: skip
@@ -177,6 +191,21 @@ def test_bad_rows_may_be_left_out_and_are_counted(command, tiny_run, tmp_path, b
     assert "own: bad rows left out: " in done.err
     assert "'missing image': 1" in done.err
     one_error(done)
+
+
+def test_long_texts_may_be_left_out_or_cut_and_are_counted(command, tiny_run, tmp_path, caplog):
+    changes = {"text_length": 20, "optimizer.warmup_steps": 99}  # found out after the data are read
+    arguments = changed(tiny_run, changes)
+    left_out = ["--config.data.on_long_text=error", "--config.data.on_bad_example=skip"]
+    done = command("train", *arguments, *left_out, f"--workdir={tmp_path / 'run'}")
+    one_error(done)
+    assert "own: bad rows left out: {'long text': 9}" in done.err
+    done = command("train", *arguments, f"--workdir={tmp_path / 'run'}")
+    one_error(done)
+    assert (
+        "train: data.train.own: 9 of 18 texts take more than text_length = 20 tokens" in caplog.text
+    )
+    assert "train: data.validation.own: 3 of 6 texts take" in caplog.text
 
 
 @pytest.fixture

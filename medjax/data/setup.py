@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import os
 import pathlib
 import tempfile
@@ -15,8 +16,11 @@ from medjax.data.example import Example
 from medjax.data.image import ImageTransform
 from medjax.data.prompts import TextTransform
 from medjax.data.sources import Source, open_source
+from medjax.data.text_lengths import long_texts, without_long_texts
 from medjax.data.tokenizer import Tokenizer, train_tokenizer
 from medjax.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 
 def cache_dir() -> pathlib.Path:
@@ -52,6 +56,45 @@ def open_sources(config: ConfigDict, part: str) -> dict[str, tuple[Source, float
         )
         sources[name] = (source, spec.weight)
     return sources
+
+
+def fitting(
+    sources: Mapping[str, tuple[Source, float]],
+    config: ConfigDict,
+    tokenizer: Tokenizer,
+    where: str,
+    *,
+    answers: bool = True,
+) -> dict[str, tuple[Source, float]]:
+    """The sources, their texts measured: what is too long is told of, or is a bad row.
+
+    Args:
+      sources: by name.
+      config: `data.on_long_text` says which of the two it is.
+      tokenizer: of the texts.
+      where: the sources are in the config, for messages.
+      answers: whether the model reads answers, too.
+
+    Raises:
+      UserError: a row is bad in this way, and `data.on_bad_example` is "error".
+    """
+    text = TextTransform(tokenizer, config.text_length)
+    if config.data.on_long_text == "error":
+        policy = config.data.on_bad_example
+
+        def fit(name: str, source: Source) -> Source:
+            return without_long_texts(
+                f"{where}.{name}", source, text, answers=answers, on_bad_example=policy
+            )
+
+        return {name: (fit(name, source), weight) for name, (source, weight) in sources.items()}
+    for name, (source, _) in sources.items():
+        if cut := sum(1 for _ in long_texts(source, text, answers=answers)):
+            _log.warning(
+                "%s.%s: %d of %d texts take more than text_length = %d tokens: their ends are cut.",
+                where, name, cut, len(source), config.text_length,
+            )  # fmt: skip
+    return dict(sources)
 
 
 @functools.cache
@@ -117,6 +160,6 @@ def make_transform(config: ConfigDict, tokenizer: Tokenizer) -> ExampleTransform
     cache = config.data.image_cache_mib * 2**20
     return ExampleTransform(
         ImageTransform(config.image_size, cache_bytes=cache),
-        TextTransform(tokenizer, config.text_length, config.data.on_long_text),
+        TextTransform(tokenizer, config.text_length),
         Augment(**config.data.augment.to_dict()),
     )

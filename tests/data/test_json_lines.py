@@ -144,7 +144,7 @@ def test_a_bad_row_stops_with_file_and_line(folder, row, reason, message):
     with pytest.raises(UserError, match=message) as info:
         JsonLinesSource(path)
     assert str(info.value).startswith(f"{path}:3: ")
-    assert str(info.value).endswith('on_bad_example="skip".')
+    assert str(info.value).endswith("data.on_bad_example=skip.")
     assert info.value.reason == reason
     # Worker processes send their errors home.
     assert str(pickle.loads(pickle.dumps(info.value))) == str(info.value)
