@@ -188,7 +188,7 @@ def plan(name: str, config: ConfigDict, model: PaliGemmaConfig, tokenizer: Token
     for source_name, (source, _) in sources.items():
         if source.faults:
             say(f"{name}: {source_name}: bad rows left out: {dict(source.faults)}")
-        transform(source[0], np.random.default_rng(0))
+        transform(source[0], np.random.default_rng(0))  # tried, so that it does not fail later
     DecodeConfig(**config.decode.to_dict())
     precision.resolve(config.dtype)
     steps = _steps(config, sum(len(source) for source, _ in sources.values()))
