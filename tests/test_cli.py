@@ -304,6 +304,18 @@ def test_evaluate_another_part(command, finished_run, tmp_path):
     assert "evaluated already" in done.err
 
 
+def test_cut_questions_are_counted(command, finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    done = command("evaluate", f"--workdir={run}", "--json", "--config.text_length=8")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["truncated"] == {"majority answer": 0, "train": 5}
+    assert "read without their end: train 5." in done.err
+    refused = command(
+        "evaluate", f"--workdir={run}", "--config.text_length=8", "--config.data.on_long_text=error"
+    )
+    assert "test.jsonl:1: the text of 'test-0' takes" in one_error(refused)
+
+
 def _recipe_of(run: pathlib.Path) -> pathlib.Path:
     """A recipe that says what a run's config.json says."""
     path = run.parent / "recipe.py"

@@ -166,8 +166,9 @@ def _row(
 
 def _answer(number: int, name: str, prediction: Prediction) -> str:
     """What one system said and what that is worth."""
+    marks = ["<span>question cut</span>"] if prediction.truncated else []
     # The verdict says what exact match would.
-    marks = [
+    marks += [
         f"<span>{_text(metric_name(metric))} {value:.2f}</span>"
         for metric, value in prediction.scores.items()
         if metric != "exact_match"

@@ -86,6 +86,7 @@ def answer(
                         tokenizer.decode(tokens[row, : lengths[row]].tolist()),
                         log_prob=float(log_probs[row]),
                         num_tokens=int(lengths[row]),
+                        truncated=bool(batch.truncated[row]),
                         group_key=config.evaluate.group,
                     )
                 )
