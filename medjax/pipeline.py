@@ -30,7 +30,7 @@ from medjax.workdir import Workdir
 __all__ = ["Interrupted", "evaluate", "run"]
 
 
-def run(config: ConfigDict, path: pathlib.Path) -> dict:
+def run(config: ConfigDict, path: str | pathlib.Path) -> dict:
     """Trains all stages, evaluates the last on the test data, and exports it.
 
     Nothing is written before everything given has been checked.
@@ -173,25 +173,35 @@ def _asked(config: ConfigDict) -> dict:
 
 
 def _evaluated(config: ConfigDict, workdir: Workdir) -> dict | None:
-    """The results of an earlier run of this config, if it got as far."""
-    if _read(workdir.evaluation / "settings.json") != _asked(config):
+    """The results of an earlier run of this config, if it got as far and all are still there."""
+    folder = workdir.evaluation
+    outcome = _read(folder / "results.json")
+    whole = outcome is not None and all((folder / name).is_file() for name in evaluation.FILES)
+    if not whole or _read(folder / "settings.json") != _asked(config):
         return None
-    say(f"evaluated already: {workdir.evaluation}; python -m medjax.evaluate asks again")
-    say((workdir.evaluation / "results.md").read_text())
-    return _read(workdir.evaluation / "results.json")
+    say(f"evaluated already: {folder}; python -m medjax.evaluate asks again")
+    say((folder / "results.md").read_text())
+    return outcome
 
 
 def _exported(config: ConfigDict, workdir: Workdir) -> dict | None:
-    """What `export` returned in an earlier run of this config, if it got as far."""
-    done = _read(workdir.export)
-    if done is None or done["settings"] != config.export.to_dict():
+    """What `export` returned in an earlier run of this config, if it is all still there."""
+    match _read(workdir.export):
+        case {"settings": settings, "files": [*names], "outcome": {"huggingface": _} as outcome}:
+            there = all((workdir.huggingface / str(name)).is_file() for name in names)
+            if there and settings == config.export.to_dict():
+                say(f"exported already: {workdir.huggingface}")
+                return outcome
+    return None
+
+
+def _read(path: pathlib.Path) -> dict | None:
+    """A JSON file's object; None if there is none, or it is damaged."""
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError):
         return None
-    say(f"exported already: {workdir.huggingface}")
-    return done["outcome"]
-
-
-def _read(path: pathlib.Path) -> Any:
-    return json.loads(path.read_text()) if path.exists() else None
+    return data if isinstance(data, dict) else None
 
 
 def _write(path: pathlib.Path, data: dict) -> None:
@@ -253,7 +263,9 @@ def export(config: ConfigDict, workdir: Workdir) -> dict:
     workdir.export.unlink(missing_ok=True)  # it comes back when all is written and checked
     huggingface.write_folder(whole, workdir.huggingface, overwrite=True)
     outcome: dict[str, Any] = {"huggingface": str(workdir.huggingface)}
-    if config.export.verify:
+    if not config.export.verify:
+        say(f"exported to {workdir.huggingface}; not verified (export.verify)")
+    else:
         question = probe.make(source.checkpoint.config)
         trained = probe.logits(source.checkpoint, question, source.adapter)
         written = probe.logits(huggingface.open_folder(workdir.huggingface), question)
@@ -271,5 +283,7 @@ def export(config: ConfigDict, workdir: Workdir) -> dict:
                 f"the export's logits differ by {difference:.3g}, more than {config.export.dtype} "
                 f"explains; do not use {workdir.huggingface}"
             )
-    _write(workdir.export, {"settings": config.export.to_dict(), "outcome": outcome})
+    files = sorted(path.name for path in workdir.huggingface.iterdir())
+    done = {"settings": config.export.to_dict(), "files": files, "outcome": outcome}
+    _write(workdir.export, done)
     return outcome

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from medjax import cli
+from medjax import cli, pipeline
 from medjax.checkpoints.model_folder import read_config
 from medjax.data.tokenizer import train_tokenizer
 from medjax.errors import UserError
@@ -27,6 +27,7 @@ def test_help(command, name):
     assert f"python -m medjax.{name}" in done.out
     assert "--workdir" in done.out
     assert "--json" in done.out
+    assert ("MEDJAX_DATA" in done.out) == (name == "train")
     assert done.err == ""
 
 
@@ -275,6 +276,18 @@ def test_a_truncated_checkpoint(command, tiny_run, finished_run, tmp_path):
     assert "continuing from step 12" in done.err
 
 
+def test_a_home_folder_is_found(command, tiny_run, finished_run, own_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(finished_run, tmp_path / "run")
+    shutil.copy(own_data / "test1.png", tmp_path / "scan.png")
+    done = command("train", *tiny_run, "--workdir=~/run")
+    assert "trained already" in done.err
+    done = command("evaluate", "--workdir=~/run", "--config.evaluate.group=patient")
+    assert "has no such key" in one_error(done)
+    done = command("generate", "--workdir=~/run", "--image=~/scan.png", "--prompt=answer en what?")
+    assert done.code == 0, done.err
+
+
 def test_evaluate_again(command, finished_run, tmp_path):
     run = shutil.copytree(finished_run, tmp_path / "run")
     shutil.rmtree(run / "evaluation")
@@ -351,6 +364,54 @@ def test_evaluate_before_training(command, finished_run, tmp_path):
 
 def test_the_models_sizes_are_in_its_folder(finished_run, tiny_weights):
     assert read_config(finished_run / "train" / "model").llm.vocab_size == read_size(tiny_weights)
+
+
+@pytest.mark.parametrize("name", ["huggingface", "huggingface/tokenizer.model"])
+def test_an_export_that_is_gone_is_made_again(command, tiny_run, finished_run, tmp_path, name):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    wanted = (run / "export.json").read_bytes().replace(bytes(finished_run), bytes(run))
+    (run / "huggingface" / "README.md").write_text("the user's own")
+    done = command("train", *tiny_run, f"--workdir={run}")
+    assert "exported already" in done.err
+    _remove(run / name)
+    done = command("train", *tiny_run, f"--workdir={run}")
+    assert done.code == 0, done.err
+    assert "evaluated already" in done.err
+    assert f"exported to {run / 'huggingface'}; not verified" in done.err
+    assert (run / name).exists()
+    assert (run / "export.json").read_bytes() == wanted
+
+
+@pytest.mark.parametrize("name", ["results.json", "results.md", "predictions.html"])
+def test_an_evaluation_of_which_a_file_is_gone_is_made_again(
+    command, tiny_run, finished_run, tmp_path, name
+):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    (run / "evaluation" / name).unlink()
+    done = command("train", *tiny_run, f"--workdir={run}", "--json")
+    assert done.code == 0, done.err
+    assert "exported already" in done.err
+    assert json.loads(done.out)["results"]["systems"] == ["majority answer", "train"]
+    assert (run / "evaluation" / name).exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "{}", '{"settings": {}, "files": 3}', "\xff"])
+def test_what_is_damaged_counts_as_not_done(
+    command, tiny_run, finished_run, tmp_path, monkeypatch, content
+):
+    made = []
+    monkeypatch.setattr(pipeline, "evaluate", lambda *_: made.append("evaluation"))
+    monkeypatch.setattr(pipeline, "export", lambda *_: made.append("export"))
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    for path in (run / "export.json", run / "evaluation" / "settings.json"):
+        path.write_bytes(content.encode("latin-1"))
+    done = command("train", *tiny_run, f"--workdir={run}")
+    assert done.code == 0, done.err
+    assert made == ["evaluation", "export"]
+
+
+def _remove(path: pathlib.Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def test_another_export_is_made_when_asked_for(command, tiny_run, finished_run, tmp_path):

@@ -24,6 +24,8 @@ from medjax.evaluation.picture import write_picture
 from medjax.evaluation.predictions import Prediction, from_example, write_jsonl
 from medjax.evaluation.table import Results, results
 
+FILES = ("results.json", "results.md", "predictions.jsonl", "predictions.html", "predictions.png")
+
 
 class Questions:
     """A source with the answers taken away, so that they can't reach the model."""
@@ -107,7 +109,7 @@ def write(
     title: str,
     group: str = "",
 ) -> Results:
-    """Writes results.json, results.md, predictions.jsonl (of the last system), .html and .png."""
+    """Writes `FILES`; predictions.jsonl and .png are of the last system."""
     folder.mkdir(parents=True, exist_ok=True)
     table = results(systems, groups=f"{group or 'image'}s")
     images = Images(source)
