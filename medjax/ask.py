@@ -1,5 +1,6 @@
 """Asks a trained run's model about one image."""
 
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -67,7 +68,7 @@ def ask(
     pixels = read_image(image)
     tokenizer = Tokenizer.load(workdir.tokenizer)
     examples = [
-        Example(id=f"prompt {i}", image=pixels, prefix=prompt, image_key=image.key)
+        Example(id=f"prompt {i}", pixels=pixels, prefix=prompt, image_key=image.key)
         for i, prompt in enumerate(prompts)
     ]
     _check_prompts(examples, config, tokenizer)
@@ -83,7 +84,7 @@ def part_of_image(path: pathlib.Path, options: Mapping[str, Any]) -> ImageFile:
     """An image file and which part of it is meant.
 
     Args:
-      path: of the file.
+      path: of the file; may begin with ~.
       options: the command line's `axis`, `slice`, `frame` and `window`; None where not given.
 
     Raises:
@@ -91,7 +92,7 @@ def part_of_image(path: pathlib.Path, options: Mapping[str, Any]) -> ImageFile:
     """
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        part = image_file(path, given)
+        part = image_file(pathlib.Path(os.path.expanduser(path)), given)
     except BadExample as error:
         raise UserError(
             f"{error} On the command line these are --axis, --slice, --frame and --window."

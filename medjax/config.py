@@ -6,6 +6,8 @@ errors. `stages` may name several trainings that follow one another in one run; 
 of what differs from the rest of the config.
 """
 
+import ast
+import copy
 import importlib.util
 import math
 import pathlib
@@ -32,7 +34,7 @@ def defaults() -> ConfigDict:
             "tokenizer_vocab_size": 256,  # of a trained tokenizer, loc and seg tokens not counted
             "ordered_loc_init": False,  # start loc tokens as smooth functions of their number
             "image_size": 224,  # pixels
-            "text_length": 128,  # tokens of question and answer together
+            "text_length": 128,  # tokens of question and answer together, 2 at least
             "dtype": "auto",  # of matmuls: auto, float32, bfloat16, float16
             "param_dtype": "auto",  # of weights that do not train: auto is dtype
             "remat": "none",  # what the backward pass recomputes: none, dots, full
@@ -52,7 +54,7 @@ def defaults() -> ConfigDict:
                 "validation": {},
                 "test": {},
                 "on_bad_example": "error",  # or skip (and count)
-                "on_long_text": "truncate",  # (and count) or error
+                "on_long_text": "truncate",  # (and count) or error: a bad example
                 # Random variations of training images; sizes, see data/augment.py.
                 "augment": {"shift": 0.0, "zoom": 0.0, "contrast": 0.0, "gamma": 0.0, "noise": 0.0},
                 "image_cache_mib": 256,  # resized images kept in memory
@@ -117,6 +119,9 @@ def defaults() -> ConfigDict:
 # Keys whose ConfigDicts have names of the user's own choice.
 _OPEN = {"data.train", "data.validation", "data.test", "optimizer.options", "model", "stages"}
 
+_OVERRIDE = re.compile(r"--?(?:no)?config\.(?P<name>[^=\s]+)(?:=(?P<value>.*))?", re.DOTALL)
+_OPTIONS = re.compile(r"(?:stages\.[^.]+\.)?optimizer\.options")
+
 # What stages have in common: each starts with the model that the one before it has trained.
 _WHOLE_RUN = (
     "name", "model", "init", "tokenizer", "tokenizer_vocab_size", "image_size",
@@ -136,7 +141,7 @@ _CHOICES = {
     "export.dtype": ("float32", "bfloat16", "float16"),
 }
 _AT_LEAST = {
-    "batch_size": 1, "accumulation": 1, "image_size": 1, "text_length": 1, "keep_latest": 1,
+    "batch_size": 1, "accumulation": 1, "image_size": 1, "text_length": 2, "keep_latest": 1,
     "evaluate.batch_size": 1, "tokenizer_vocab_size": 1,
     "seed": 0, "steps": 0, "epochs": 0, "log_every": 0, "eval_every": 0, "checkpoint_every": 0,
     "keep_best": 0, "evaluate.examples": 0, "lora.rank": 0, "data.workers": 0,
@@ -161,11 +166,14 @@ def load(path_and_arg: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """The config with "--config.key=value" applied; see `load`."""
-    for name in re.findall(r"^--?(?:no)?config\.([^=\s]+)", "\n".join(overrides), re.MULTILINE):
-        _open_stage_key(config, name)
-        _check_overridable(config, name)
+    found = [(argument, _OVERRIDE.fullmatch(argument)) for argument in overrides]
+    for _, match in found:
+        if match is not None:
+            _check_reaches_all_stages(config, match["name"])
+    arguments = ["medjax"]
+    for argument, match in found:
+        arguments += [argument] if match is None else _prepared(config, match)
     holder = flags.FlagValues()
-    arguments = ["medjax", *overrides]
     config_flags.DEFINE_config_dict("config", config, flag_values=holder, sys_argv=arguments)
     try:
         rest = holder(arguments)[1:]
@@ -177,15 +185,50 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     return config
 
 
+def _prepared(config: ConfigDict, match: re.Match[str]) -> list[str]:
+    """An override as config_flags understands it; none if it is in the config already."""
+    name, value = match["name"], match["value"]
+    _open_stage_key(config, name)
+    folder, _, option = name.rpartition(".")
+    is_option = _OPTIONS.fullmatch(folder)
+    _check_known(config, folder if is_option else name)
+    if value is None:
+        return [match[0]]
+    with config.unlocked(), config.ignore_type():
+        if is_option:
+            _get(config, folder)[option] = _literal(name, value)
+            return []
+        if name == "model":  # a ConfigDict may give way to a name
+            config.model = value
+            return []
+    if isinstance(_get(config, name), tuple) and not value.startswith(("(", "[", "'", '"')):
+        parts = tuple(part.strip() for part in value.split(",") if part.strip())
+        return [f"--config.{name}={parts!r}"]
+    return [match[0]]
+
+
+def _literal(name: str, value: str) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError) as error:
+        raise UserError(
+            f"command line: {name}={value} is no Python value such as 0.95, True or 'float32'"
+        ) from error
+
+
 def _open_stage_key(config: ConfigDict, name: str) -> None:
     """Gives a stage the run's value of a key that it leaves alone, so that it can be overridden."""
     top, stage, key = (*name.split(".", 2), "", "")[:3]
-    if top != "stages" or stage not in config.stages or not _has(config, key):
+    if top != "stages" or stage not in config.stages:
+        return
+    if _OPTIONS.fullmatch(key.rpartition(".")[0]):
+        key = "optimizer.options"  # a stage's own are all that it has
+    elif not _has(config, key) or isinstance(_get(config, key), ConfigDict):
         return
     within = [key[: end.start()] for end in re.finditer(r"\.|$", key)]  # a, a.b, a.b.c
-    value = _get(config, key)
-    if isinstance(value, ConfigDict) or not _OPEN.union(_WHOLE_RUN).isdisjoint(within):
+    if not (_OPEN - {"optimizer.options"}).union(_WHOLE_RUN).isdisjoint(within):
         return
+    value = copy.deepcopy(_get(config, key))
     level = config.stages[stage]
     *folders, last = key.split(".")
     with config.unlocked():
@@ -197,22 +240,29 @@ def _open_stage_key(config: ConfigDict, name: str) -> None:
             level[last] = value
 
 
-def _check_overridable(config: ConfigDict, name: str) -> None:
-    """Raises UserError for a key that is not there, or that would change nothing."""
+def _check_known(config: ConfigDict, name: str) -> None:
+    """Raises UserError for a key that is not there."""
     level: Any = config
     for key in name.split("."):
         if not isinstance(level, ConfigDict) or key not in level:
             known = ", ".join(sorted(level)) if isinstance(level, ConfigDict) else ""
             raise UserError(
                 f"command line: unknown key {name}; known here: {known or 'none'}. Names of one's "
-                "own, such as sources and options, come from the recipe."
+                "own, such as sources, come from the recipe."
             )
         level = level[key]
-    if config.stages and all(_has(stage, name) for stage in config.stages.values()):
-        first = stage_names(config)[0]
+
+
+def _check_reaches_all_stages(config: ConfigDict, name: str) -> None:
+    """Raises UserError if a stage has its own value of a key of the run, which stays as it is."""
+    # Options and sources are a stage's own as a whole.
+    whole = re.match(r"optimizer\.options|data\.(train|validation)\.[^.]+", name)
+    own = whole[0] if whole else name
+    stages = [stage for stage in config.stages if _has(config.stages[stage], own)]
+    if stages:
         raise UserError(
-            f"command line: every stage has its own {name}, so that --config.{name} would change "
-            f"nothing; set --config.stages.{first}.{name} and so on"
+            f"command line: --config.{name} does not reach stages with their own {own}; set "
+            + " and ".join(f"--config.stages.{stage}.{name}" for stage in sorted(stages))
         )
 
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -29,7 +30,7 @@ from medjax.workdir import Workdir
 __all__ = ["Interrupted", "evaluate", "run"]
 
 
-def run(config: ConfigDict, path: pathlib.Path) -> dict:
+def run(config: ConfigDict, path: str | pathlib.Path) -> dict:
     """Trains all stages, evaluates the last on the test data, and exports it.
 
     Nothing is written before everything given has been checked.
@@ -51,7 +52,7 @@ def run(config: ConfigDict, path: pathlib.Path) -> dict:
         _train(config, workdir)
     outcome: dict[str, Any] = {"workdir": str(workdir.path)}
     if jax.process_index() == 0:
-        if any(spec.source for spec in config.data.test.values()):
+        if _names_data(config, "test"):
             outcome["results"] = _evaluated(config, workdir) or evaluate(config, workdir)
         if config.export.huggingface:
             outcome["export"] = _exported(config, workdir) or export(config, workdir)
@@ -62,16 +63,14 @@ def _train(config: ConfigDict, workdir: Workdir) -> None:
     configs = {
         name: config_lib.stage_config(config, name) for name in config_lib.stage_names(config)
     }
+    _check_given(configs)
     first = next(iter(configs.values()))
     start = stages.open_init(first)
     tokenizer = _tokenizer(config, configs, workdir, start)
     model = stages.model_config(first, start, tokenizer)
-    if start is None and first.lora.rank:
-        raise UserError(
-            "lora.rank is set, so that only adapters would learn beside weights that are random: "
-            "set init to the weights to start from, an npz file or a model's folder"
-        )
-    plans = [stages.plan(name, stage, model) for name, stage in configs.items()]
+    plans = [stages.plan(name, stage, model, tokenizer) for name, stage in configs.items()]
+    if _names_data(config, "test"):
+        _questions(config, tokenizer, "test")
     workdir_lib.create(workdir, config)
     tokenizer.save(workdir.tokenizer)
     say(f"workdir {workdir.path}")
@@ -86,6 +85,55 @@ def _train(config: ConfigDict, workdir: Workdir) -> None:
                 start = stages.hashed(start)
             stages.run_stage(plan, workdir, start, tokenizer)
         earlier = plan.name
+
+
+def _names_data(config: ConfigDict, part: str) -> bool:
+    return any(spec.source for spec in config.data[part].values())
+
+
+def _check_given(configs: Mapping[str, ConfigDict]) -> None:
+    """Raises UserError if there is nothing to train on, or nothing to start from."""
+    lacking = []
+    for name, config in configs.items():
+        if not _names_data(config, "train"):
+            keys = " or ".join(f"data.train.{key}.source" for key in config.data.train)
+            lacking.append(
+                f"{name}: there is no data to train on; set {keys or 'data.train in the recipe'} "
+                "to a dataset's name or a JSON-lines file"
+            )
+    first = next(iter(configs.values()))
+    if first.lora.rank and not first.init:
+        lacking.append(
+            "lora.rank is set, so that only adapters would learn beside weights that are random; "
+            "set init to the weights to start from, an npz file or a model's folder, and tokenizer "
+            "to theirs if they bring none"
+        )
+    if lacking:
+        raise UserError(". ".join(lacking))
+
+
+def _questions(config: ConfigDict, tokenizer: Tokenizer, part: str) -> setup.Joined:
+    """What the models are asked: the run's data, else the last stage's.
+
+    Raises:
+      UserError: there is no such data, a question is too long, or the groups' key is not there.
+    """
+    names = config_lib.stage_names(config)
+    last = config_lib.stage_config(config, names[-1])
+    sources = setup.open_sources(config, part) or setup.open_sources(last, part)
+    if not sources:
+        raise UserError(f"data.{part} names no source, so there is nothing to evaluate on")
+    for name in _asked_stages(config):
+        stage = config_lib.stage_config(config, name)
+        where = f"{name}: data.{part}"
+        sources = setup.fitting(sources, stage, tokenizer, where, answers=False)
+    setup.check_group(sources, config.evaluate.group)
+    return setup.Joined(sources, config.evaluate.examples)
+
+
+def _asked_stages(config: ConfigDict) -> tuple[str, ...]:
+    names = config_lib.stage_names(config)
+    return names if config.evaluate.every_stage else names[-1:]
 
 
 def prepare_libraries() -> None:
@@ -125,25 +173,35 @@ def _asked(config: ConfigDict) -> dict:
 
 
 def _evaluated(config: ConfigDict, workdir: Workdir) -> dict | None:
-    """The results of an earlier run of this config, if it got as far."""
-    if _read(workdir.evaluation / "settings.json") != _asked(config):
+    """The results of an earlier run of this config, if it got as far and all are still there."""
+    folder = workdir.evaluation
+    outcome = _read(folder / "results.json")
+    whole = outcome is not None and all((folder / name).is_file() for name in evaluation.FILES)
+    if not whole or _read(folder / "settings.json") != _asked(config):
         return None
-    say(f"evaluated already: {workdir.evaluation}; python -m medjax.evaluate asks again")
-    say((workdir.evaluation / "results.md").read_text())
-    return _read(workdir.evaluation / "results.json")
+    say(f"evaluated already: {folder}; python -m medjax.evaluate asks again")
+    say((folder / "results.md").read_text())
+    return outcome
 
 
 def _exported(config: ConfigDict, workdir: Workdir) -> dict | None:
-    """What `export` returned in an earlier run of this config, if it got as far."""
-    done = _read(workdir.export)
-    if done is None or done["settings"] != config.export.to_dict():
+    """What `export` returned in an earlier run of this config, if it is all still there."""
+    match _read(workdir.export):
+        case {"settings": settings, "files": [*names], "outcome": {"huggingface": _} as outcome}:
+            there = all((workdir.huggingface / str(name)).is_file() for name in names)
+            if there and settings == config.export.to_dict():
+                say(f"exported already: {workdir.huggingface}")
+                return outcome
+    return None
+
+
+def _read(path: pathlib.Path) -> dict | None:
+    """A JSON file's object; None if there is none, or it is damaged."""
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError):
         return None
-    say(f"exported already: {workdir.huggingface}")
-    return done["outcome"]
-
-
-def _read(path: pathlib.Path) -> Any:
-    return json.loads(path.read_text()) if path.exists() else None
+    return data if isinstance(data, dict) else None
 
 
 def _write(path: pathlib.Path, data: dict) -> None:
@@ -161,12 +219,8 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
     for name in names:
         if not workdir.model(name).exists():
             raise UserError(f"{workdir.path}: stage {name} is not trained yet; run medjax.train")
-    held_out = setup.open_sources(config, part)
-    if not held_out:
-        raise UserError(f"data.{part} names no source, so there is nothing to evaluate on")
-    source = setup.Joined([s for s, _ in held_out.values()], config.evaluate.examples)
-    setup.check_group(held_out, config.evaluate.group)
     tokenizer = Tokenizer.load(workdir.tokenizer)
+    source = _questions(config, tokenizer, part)
     systems = {}
     if config.evaluate.majority:
         train = [
@@ -177,7 +231,7 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
             ).values()
         ]
         systems["majority answer"] = evaluation.majority(train, source, config.evaluate.group)
-    for name in names if config.evaluate.every_stage else names[-1:]:
+    for name in _asked_stages(config):
         stage = config_lib.stage_config(config, name)
         model = stages.load_result(workdir.model(name), dtype=precision.resolve(stage.dtype))
         systems[name] = evaluation.answer(model, tokenizer, source, stage, name)
@@ -209,7 +263,9 @@ def export(config: ConfigDict, workdir: Workdir) -> dict:
     workdir.export.unlink(missing_ok=True)  # it comes back when all is written and checked
     huggingface.write_folder(whole, workdir.huggingface, overwrite=True)
     outcome: dict[str, Any] = {"huggingface": str(workdir.huggingface)}
-    if config.export.verify:
+    if not config.export.verify:
+        say(f"exported to {workdir.huggingface}; not verified (export.verify)")
+    else:
         question = probe.make(source.checkpoint.config)
         trained = probe.logits(source.checkpoint, question, source.adapter)
         written = probe.logits(huggingface.open_folder(workdir.huggingface), question)
@@ -227,5 +283,7 @@ def export(config: ConfigDict, workdir: Workdir) -> dict:
                 f"the export's logits differ by {difference:.3g}, more than {config.export.dtype} "
                 f"explains; do not use {workdir.huggingface}"
             )
-    _write(workdir.export, {"settings": config.export.to_dict(), "outcome": outcome})
+    files = sorted(path.name for path in workdir.huggingface.iterdir())
+    done = {"settings": config.export.to_dict(), "files": files, "outcome": outcome}
+    _write(workdir.export, done)
     return outcome

@@ -2,11 +2,14 @@
 
 Trains the stages of a recipe, evaluates the result on the test data and exports it. Interrupted (by
 Ctrl-C, SIGTERM or a power cut), the same command continues.
+
+Datasets that medjax builds are kept in --config.data.dir, else in the folder that the environment
+variable MEDJAX_DATA names, else in ~/.cache/medjax/data; compiled programs in ~/.cache/medjax/jax,
+or where JAX_COMPILATION_CACHE_DIR says. XDG_CACHE_HOME stands for ~/.cache if it is set.
 """
 
 import argparse
 import json
-import pathlib
 
 from medjax import cli
 from medjax import config as config_lib
@@ -31,8 +34,7 @@ def main() -> int:
     from medjax.pipeline import Interrupted, run
 
     try:
-        path = pathlib.Path(args.workdir or f"runs/{config.name}").expanduser()
-        outcome = run(config, path)
+        outcome = run(config, args.workdir or f"runs/{config.name}")
     except Interrupted as stop:
         say(f"{stop}. The same command continues.")
         outcome = {"interrupted": str(stop)}

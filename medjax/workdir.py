@@ -7,7 +7,7 @@ tokenizer.model        of all stages
 <stage>/model/         the stage's result, a model folder
 evaluation/            results.json, results.md, predictions.{jsonl,html,png}, settings.json
 huggingface/           the last stage's result, merged
-export.json            how it was exported, and how far its logits differ
+export.json            how it was exported, to which files, and how far its logits differ
 """
 
 import dataclasses
@@ -36,7 +36,8 @@ class Workdir:
 
     @classmethod
     def of(cls, path: str | os.PathLike[str]) -> "Workdir":
-        return cls(pathlib.Path(path))
+        """The folder at a path, which may begin with ~."""
+        return cls(pathlib.Path(os.path.expanduser(path)))
 
     @property
     def config(self) -> pathlib.Path:
@@ -71,7 +72,7 @@ def check(path: str | os.PathLike[str], config: ConfigDict) -> Workdir:
     Raises:
       UserError: the folder belongs to another config, or is no run's.
     """
-    workdir = Workdir(pathlib.Path(path))
+    workdir = Workdir.of(path)
     if workdir.config.exists():
         differences = _differences(read_config(path), ConfigDict(json.loads(_text(config))))
         if differences:
@@ -108,7 +109,7 @@ def read_config(path: str | os.PathLike[str]) -> ConfigDict:
     Raises:
       UserError: it is no run's folder.
     """
-    file = Workdir(pathlib.Path(path)).config
+    file = Workdir.of(path).config
     try:
         data = json.loads(file.read_text())
     except (OSError, ValueError) as error:

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from medjax import cli
+from medjax import cli, pipeline
 from medjax.checkpoints.model_folder import read_config
 from medjax.data.tokenizer import train_tokenizer
 from medjax.errors import UserError
@@ -27,6 +27,7 @@ def test_help(command, name):
     assert f"python -m medjax.{name}" in done.out
     assert "--workdir" in done.out
     assert "--json" in done.out
+    assert ("MEDJAX_DATA" in done.out) == (name == "train")
     assert done.err == ""
 
 
@@ -94,6 +95,20 @@ MISTAKES = {
     "steps and epochs": ({"epochs": "1"}, "set steps or epochs, and not both"),
     "neither": ({"steps": "0"}, "set steps or epochs"),
     "long warm-up": ({"optimizer.warmup_steps": "12"}, "warmup_steps 12 must be in"),
+    "long text": (
+        {"text_length": "13", "data.on_long_text": "error"},
+        r"train.jsonl:\d+: the text of 'train-\d+' takes \d+ tokens, text_length is 13",
+    ),
+    "long question": (
+        {"text_length": "2", "data.on_long_text": "error", "data.on_bad_example": "skip"},
+        r"own has no row to use \(18 long text\)",
+    ),
+    "no room for text": ({"text_length": "1"}, "text_length is 1; it must be at least 2"),
+    "large shift": ({"data.augment.shift": "2.0"}, r"data.augment.shift 2.0 is not in \[0, 1\)"),
+    "nothing at all": (
+        {"data.train.own.source": "", "init": "", "tokenizer": ""},
+        "set data.train.own.source to .* set init to the weights to start from.* and tokenizer to",
+    ),
     "mesh": ({"mesh.tensor": "3"}, "mesh data -1 x fsdp 1 x tensor 3 does not fit 1 devices"),
     "accumulation": ({"accumulation": "3"}, "batch_size 4 cannot be cut"),
 }  # fmt: skip
@@ -179,6 +194,21 @@ def test_bad_rows_may_be_left_out_and_are_counted(command, tiny_run, tmp_path, b
     one_error(done)
 
 
+def test_long_texts_may_be_left_out_or_cut_and_are_counted(command, tiny_run, tmp_path, caplog):
+    changes = {"text_length": 20, "optimizer.warmup_steps": 99}  # found out after the data are read
+    arguments = changed(tiny_run, changes)
+    left_out = ["--config.data.on_long_text=error", "--config.data.on_bad_example=skip"]
+    done = command("train", *arguments, *left_out, f"--workdir={tmp_path / 'run'}")
+    one_error(done)
+    assert "own: bad rows left out: {'long text': 9}" in done.err
+    done = command("train", *arguments, f"--workdir={tmp_path / 'run'}")
+    one_error(done)
+    assert (
+        "train: data.train.own: 9 of 18 texts take more than text_length = 20 tokens" in caplog.text
+    )
+    assert "train: data.validation.own: 3 of 6 texts take" in caplog.text
+
+
 @pytest.fixture
 def snapshot(finished_run):
     """What the finished run's folder holds, to see that it is left alone."""
@@ -246,6 +276,18 @@ def test_a_truncated_checkpoint(command, tiny_run, finished_run, tmp_path):
     assert "continuing from step 12" in done.err
 
 
+def test_a_home_folder_is_found(command, tiny_run, finished_run, own_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(finished_run, tmp_path / "run")
+    shutil.copy(own_data / "test1.png", tmp_path / "scan.png")
+    done = command("train", *tiny_run, "--workdir=~/run")
+    assert "trained already" in done.err
+    done = command("evaluate", "--workdir=~/run", "--config.evaluate.group=patient")
+    assert "has no such key" in one_error(done)
+    done = command("generate", "--workdir=~/run", "--image=~/scan.png", "--prompt=answer en what?")
+    assert done.code == 0, done.err
+
+
 def test_evaluate_again(command, finished_run, tmp_path):
     run = shutil.copytree(finished_run, tmp_path / "run")
     shutil.rmtree(run / "evaluation")
@@ -273,6 +315,18 @@ def test_evaluate_another_part(command, finished_run, tmp_path):
     # The test's results are still the test's.
     done = command("train", f"--config={_recipe_of(run)}", f"--workdir={run}")
     assert "evaluated already" in done.err
+
+
+def test_cut_questions_are_counted(command, finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    done = command("evaluate", f"--workdir={run}", "--json", "--config.text_length=8")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["truncated"] == {"majority answer": 0, "train": 5}
+    assert "read without their end: train 5." in done.err
+    refused = command(
+        "evaluate", f"--workdir={run}", "--config.text_length=8", "--config.data.on_long_text=error"
+    )
+    assert "test.jsonl:1: the text of 'test-0' takes" in one_error(refused)
 
 
 def _recipe_of(run: pathlib.Path) -> pathlib.Path:
@@ -310,6 +364,54 @@ def test_evaluate_before_training(command, finished_run, tmp_path):
 
 def test_the_models_sizes_are_in_its_folder(finished_run, tiny_weights):
     assert read_config(finished_run / "train" / "model").llm.vocab_size == read_size(tiny_weights)
+
+
+@pytest.mark.parametrize("name", ["huggingface", "huggingface/tokenizer.model"])
+def test_an_export_that_is_gone_is_made_again(command, tiny_run, finished_run, tmp_path, name):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    wanted = (run / "export.json").read_bytes().replace(bytes(finished_run), bytes(run))
+    (run / "huggingface" / "README.md").write_text("the user's own")
+    done = command("train", *tiny_run, f"--workdir={run}")
+    assert "exported already" in done.err
+    _remove(run / name)
+    done = command("train", *tiny_run, f"--workdir={run}")
+    assert done.code == 0, done.err
+    assert "evaluated already" in done.err
+    assert f"exported to {run / 'huggingface'}; not verified" in done.err
+    assert (run / name).exists()
+    assert (run / "export.json").read_bytes() == wanted
+
+
+@pytest.mark.parametrize("name", ["results.json", "results.md", "predictions.html"])
+def test_an_evaluation_of_which_a_file_is_gone_is_made_again(
+    command, tiny_run, finished_run, tmp_path, name
+):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    (run / "evaluation" / name).unlink()
+    done = command("train", *tiny_run, f"--workdir={run}", "--json")
+    assert done.code == 0, done.err
+    assert "exported already" in done.err
+    assert json.loads(done.out)["results"]["systems"] == ["majority answer", "train"]
+    assert (run / "evaluation" / name).exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "{}", '{"settings": {}, "files": 3}', "\xff"])
+def test_what_is_damaged_counts_as_not_done(
+    command, tiny_run, finished_run, tmp_path, monkeypatch, content
+):
+    made = []
+    monkeypatch.setattr(pipeline, "evaluate", lambda *_: made.append("evaluation"))
+    monkeypatch.setattr(pipeline, "export", lambda *_: made.append("export"))
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    for path in (run / "export.json", run / "evaluation" / "settings.json"):
+        path.write_bytes(content.encode("latin-1"))
+    done = command("train", *tiny_run, f"--workdir={run}")
+    assert done.code == 0, done.err
+    assert made == ["evaluation", "export"]
+
+
+def _remove(path: pathlib.Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def test_another_export_is_made_when_asked_for(command, tiny_run, finished_run, tmp_path):

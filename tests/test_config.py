@@ -87,6 +87,16 @@ def test_one_stage_without_a_name(recipe):
         ("--config.optimizer.clip_norm=1", "optimizer.clip_norm", 1.0),
         ("--config.lora.targets=('q_proj','v_proj')", "lora.targets", ("q_proj", "v_proj")),
         ("--config.lora.targets=q_proj", "lora.targets", ("q_proj",)),
+        ("--config.lora.targets=q_proj,v_proj", "lora.targets", ("q_proj", "v_proj")),
+        (
+            "--config.data.train.own.tasks=find it, look",
+            "data.train.own.tasks",
+            ("find it", "look"),
+        ),
+        ("--config.stage_order=a,b", "stage_order", ("a", "b")),
+        ("--config.optimizer.options.b2=0.95", "optimizer.options.b2", 0.95),
+        ("--config.optimizer.options.mu_dtype='float32'", "optimizer.options.mu_dtype", "float32"),
+        ("--config.stages.b.optimizer.options.b2=0.9", "stages.b.optimizer.options.b2", 0.9),
         ("--config.evaluate.majority=false", "evaluate.majority", False),
         ("--noconfig.evaluate.majority", "evaluate.majority", False),
         ("--config.data.train.own.source=mine.jsonl", "data.train.own.source", "mine.jsonl"),
@@ -129,8 +139,15 @@ def test_command_line(recipe, argument, key, value):
         ("--config.accumulation=3", "batch_size 16 cannot be cut into accumulation = 3"),
         ("--config.loss.label_smoothing=1", "label_smoothing is 1.0; it must be below 1"),
         ("--config.stage_order=('a',)", "stage_order.*does not name each"),
-        # Both stages have steps of their own.
-        ("--config.steps=4", "every stage has its own steps.*--config.stages.b.steps"),
+        # Both stages have steps of their own, one of them a rank and a learning rate.
+        ("--config.steps=4", "their own steps; set --config.stages.a.steps and .*stages.b.steps"),
+        ("--config.lora.rank=4", "their own lora.rank; set --config.stages.a.lora.rank"),
+        ("--config.optimizer.learning_rate=1", "set --config.stages.b.optimizer.learning_rate"),
+        ("--config.optimizer.options.b2=high", "optimizer.options.b2=high is no Python value"),
+        ("--config.optimizer.options.b2.c=1", "unknown key optimizer.options.b2"),
+        ("--config.optimizer.option.b2=1", "unknown key optimizer.option.b2"),
+        ("--config.stages.c.optimizer.options.b2=1", "unknown key stages.c.*known here: a, b"),
+        ("--config.lora.targets=('q_proj',", "targets"),
         ("--confg.epochs=4", "confg"),
         ("epochs=4", "epochs=4 is not --config.key=value"),
     ],
@@ -181,6 +198,33 @@ def test_no_recipe(tmp_path):
     (tmp_path / "x.txt").write_text("")
     with pytest.raises(UserError, match="is no Python file"):
         config_lib.load(str(tmp_path / "x.txt"))
+
+
+def test_a_name_in_the_place_of_a_models_sizes(recipe):
+    path = recipe(recipe_of(model={"img": {"width": 96}, "llm": {"width": 96}}))
+    assert config_lib.load(path).model.img.width == 96
+    config = config_lib.load(path, ["--config.model=paligemma-3b-224"])
+    assert config.model == "paligemma-3b-224"
+
+
+def test_options_of_the_command_line_join_the_recipes(recipe):
+    path = recipe(recipe_of(optimizer={"options": {"b1": 1}}, stages={"a": {"steps": 3}}))
+    config = config_lib.load(path, ["--config.optimizer.options.b1=0.8"])
+    assert config_lib.stage_config(config, "a").optimizer.options.to_dict() == {"b1": 0.8}
+    config = config_lib.load(path, ["--config.stages.a.optimizer.options.b2=0.9"])
+    assert config_lib.stage_config(config, "a").optimizer.options.to_dict() == {"b1": 1, "b2": 0.9}
+    assert config.optimizer.options.to_dict() == {"b1": 1}
+    # Now they are the stage's own.
+    with pytest.raises(UserError, match=r"set --config.stages.a.optimizer.options.b1"):
+        config_lib.override(config, ["--config.optimizer.options.b1=0.7"])
+
+
+def test_a_stage_may_differ_from_what_the_others_are_given(recipe):
+    for order in (1, -1):
+        arguments = ["--config.stages.a.eval_every=3", "--config.eval_every=5"][::order]
+        config = config_lib.load(recipe(), arguments)
+        every = {name: config_lib.stage_config(config, name).eval_every for name in "ab"}
+        assert every == {"a": 3, "b": 5}
 
 
 def test_a_config_survives_json(recipe):

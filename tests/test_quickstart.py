@@ -4,6 +4,7 @@ import html
 import importlib.util
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -47,8 +48,7 @@ def done(tmp_path_factory):
 def questions(done):
     """The test questions that were asked."""
     config = config_lib.load(str(_ROOT / "configs" / "quickstart.py"))
-    held_out = setup.open_sources(config, "test")
-    return setup.Joined([source for source, _ in held_out.values()], EXAMPLES)
+    return setup.Joined(setup.open_sources(config, "test"), EXAMPLES)
 
 
 def test_the_folder_is_as_documented(done):
@@ -129,6 +129,26 @@ def test_results(done, questions):
     ]
     page = html.unescape((path / "evaluation" / "predictions.html").read_text())
     assert all(example.id in page for example in asked)
+
+
+def test_its_validation_questions(done, command, tmp_path):
+    """They are the last stage's: the run as a whole names none."""
+    path, _, _ = done
+    run = shutil.copytree(path, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    changes = ["--config.evaluate.examples=8", "--config.evaluate.every_stage=False"]
+    result = command("evaluate", f"--workdir={run}", "--part=validation", "--json", *changes)
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["systems"] == ["majority answer", "base_lora"]
+    predictions = read_jsonl(run / "evaluation_validation" / "predictions.jsonl")
+    config = config_lib.load(str(_ROOT / "configs" / "quickstart.py"))
+    (spec,) = config.stages.base_lora.data.validation.values()
+    assert len(predictions) == 8
+    assert {p.task for p in predictions} <= set(spec.tasks)
+    error = command(
+        "evaluate", f"--workdir={run}", "--part=validation", "--config.evaluate.group=x"
+    )
+    assert error.code == 2
+    assert "evaluate.group is 'x'" in error.err
 
 
 def test_transformers_computes_the_same_logits(done):

@@ -150,8 +150,7 @@ def make_train_iterator(
       process_count: how many share each batch.
       workers: processes that read ahead; 0 for threads alone, which suffice where most of the time
         goes to code that releases the interpreter's lock (Pillow's decoders do). With workers,
-        sources and transform must be picklable, and what the transform counts stays in the
-        workers; `Batch.truncated` comes back.
+        sources and transform must be picklable.
       prefetch: batches read ahead, by as many threads; 0 for none.
 
     Raises:

@@ -52,7 +52,7 @@ class FaultCounter:
         if self.stops:
             raise BadExample(
                 fault.reason,
-                f'{fault} Mend it, or leave such rows out with on_bad_example="skip".',
+                f"{fault} Mend it, or leave such rows out with data.on_bad_example=skip.",
             ) from fault
         self.counts[fault.reason] += 1
         if self.counts.total() <= self._SHOWN:

@@ -33,6 +33,8 @@ def to_float(image: UInt8[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
 class ImageTransform:
     """Maps an Example to its pixels at the model's size, remembering those used last.
 
+    What it remembers is neither read nor resized again.
+
     Safe to call from several threads. A copy sent to another process starts with an empty cache.
     """
 

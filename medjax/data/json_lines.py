@@ -6,15 +6,18 @@ Each line of the file is a JSON object:
 
 `image` is a path, relative to `image_root` or else to the file's own folder; `prefix` is what is
 asked, `suffix` the true answer ("" if there is none). `id` is optional and must be unique; without
-it an example is called by file and line. Any other key is kept in `Example.extra`. Volumes and
-images of several frames need further keys, see `image_files.image_file`. Blank lines are skipped.
+it an example is called by file and line. `task`, a text, is what it is counted under. Any other
+key is kept in `Example.extra`. Volumes and images of several frames need further keys, see
+`image_files.image_file`. Blank lines are skipped.
 
 Source of the format: google-research/big_vision, datasets/jsonl.py.
 """
 
 import collections
+import functools
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 from tqdm import tqdm
 
 from medjax.data.example import Example
@@ -103,10 +107,10 @@ class JsonLinesSource:
         return len(self._lines)
 
     def __getitem__(self, index: int) -> Example:
-        """Reads an example.
+        """Reads an example, its image not before that is asked for.
 
         Raises:
-          UserError: the file or the image has been changed or removed since the file was opened.
+          UserError: the file (or, later, the image) was changed or removed after it was opened.
         """
         if self._stat() != self._stamp:
             raise UserError(f"{self._path} was changed while it was in use: start again.")
@@ -114,19 +118,15 @@ class JsonLinesSource:
         with self._path.open("rb") as file:
             file.seek(offset)
             row = self._parse(number, file.readline())
-        try:
-            pixels = read_image(row.image)
-        except BadExample as fault:
-            raise UserError(
-                f"{self._path}:{number}: {fault} It could be read when the file was opened."
-            ) from fault
+        where = f"{self._path}:{number}"
         return Example(
             id=row.id,
-            image=pixels,
+            pixels=functools.partial(_read_again, where, row.image),
             prefix=row.prefix,
             suffix=row.suffix,
             image_key=row.image.key,
             extra=row.extra,
+            where=where,
         )
 
     def _index(
@@ -155,7 +155,7 @@ class JsonLinesSource:
                 seen[row.id] = number
                 task = row.extra.get("task")
                 if task is not None:
-                    found_tasks.add(str(task))
+                    found_tasks.add(task)
                 if tasks and task not in tasks:
                     continue
                 if not row.image.path.is_file():
@@ -183,6 +183,8 @@ class JsonLinesSource:
             name = row.get("id", f"{self._path.name}:{number}")
             if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
                 raise BadExample("wrong type", f'"id" is {name!r}: write a text or a number.')
+            if row.get("task") is not None:
+                _text(row, "task")
             image = image_file(path, row)
         except BadExample as fault:
             raise self._at(number, fault) from fault
@@ -212,6 +214,13 @@ class JsonLinesSource:
     def _stat(self) -> tuple[int, int]:
         stat = os.stat(self._path)
         return stat.st_size, stat.st_mtime_ns
+
+
+def _read_again(where: str, image: ImageFile) -> UInt8[np.ndarray, "height width 3"]:
+    try:
+        return read_image(image)
+    except BadExample as fault:
+        raise UserError(f"{where}: {fault} It could be read when the file was opened.") from fault
 
 
 def _unreadable(images: Iterable[ImageFile]) -> Iterator[tuple[ImageFile, BadExample]]:
@@ -249,14 +258,22 @@ def _unreadable(images: Iterable[ImageFile]) -> Iterator[tuple[ImageFile, BadExa
 def _parse_object(line: bytes) -> dict[str, Any]:
     try:
         # Some editors put a byte-order mark before the first line.
-        row = json.loads(line.decode("utf-8-sig"))
+        text = line.decode("utf-8-sig")
+        row = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except UnicodeDecodeError as error:
         raise BadExample("invalid JSON", f"the line is not UTF-8 ({error}).") from error
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise BadExample("invalid JSON", f"the line is not JSON ({error}).") from error
     if not isinstance(row, dict):
         raise BadExample("invalid JSON", f"the line is not a JSON object: {str(row)[:80]!r}.")
     return row
+
+
+def _finite(number: str) -> float:
+    """What Python's json would take for a number though JSON, and predictions, have no such."""
+    if not math.isfinite(value := float(number)):
+        raise ValueError(f"{number} is no number; write null where there is none")
+    return value
 
 
 def _text(row: dict[str, Any], key: str) -> str:
@@ -266,4 +283,8 @@ def _text(row: dict[str, Any], key: str) -> str:
         )
     if not isinstance(row[key], str):
         raise BadExample("wrong type", f'"{key}" is {row[key]!r:.80}: write a text.')
+    try:
+        row[key].encode()
+    except UnicodeEncodeError as error:
+        raise BadExample("invalid text", f'"{key}" has half a character ({error}).') from error
     return row[key]

@@ -19,7 +19,6 @@ no model learns to stop in mid-sentence; then, if <bos>, prefix and newline alon
 end of the prefix. The newline always survives. `Packed.truncated` says that something was lost.
 """
 
-import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -102,7 +101,14 @@ def pack(
     Raises:
       UserError: `length` is below 2, or a text is not valid Unicode.
     """
-    return _pack_encoded(tokenizer, *_encode(tokenizer, prefix, suffix, loc_in_prefix), length)
+    return pack_ids(
+        *_encode(tokenizer, prefix, suffix, loc_in_prefix),
+        length,
+        bos_id=tokenizer.bos_id,
+        eos_id=tokenizer.eos_id,
+        newline_id=tokenizer.newline_id,
+        pad_id=tokenizer.pad_id,
+    )
 
 
 def pack_prompt(
@@ -113,69 +119,40 @@ def pack_prompt(
 
 
 class TextTransform:
-    """Maps an Example to its packed text. Threads may share one; each process counts for itself.
+    """Maps an Example to its packed text.
 
     Attributes:
       tokenizer: of the model.
       text_length: T, in tokens.
     """
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        text_length: int,
-        on_too_long: str = "truncate",
-        *,
-        loc_in_prefix: bool = True,
-    ):
-        """Raises UserError if `on_too_long` is neither "truncate" nor "error"."""
-        if on_too_long not in ("truncate", "error"):
-            raise UserError(f'on_too_long must be "truncate" or "error", not {on_too_long!r}.')
+    def __init__(self, tokenizer: Tokenizer, text_length: int, *, loc_in_prefix: bool = True):
         self.tokenizer = tokenizer
         self.text_length = text_length
-        self._on_too_long = on_too_long
         self._loc_in_prefix = loc_in_prefix
-        self._seen = 0
-        self._truncated = 0
-        self._lock = threading.Lock()
 
     def __call__(self, example: Example) -> Packed:
         """Packs the example's prefix and suffix.
 
         Raises:
-          UserError: the text does not fit and `on_too_long` is "error", or is not valid Unicode.
+          UserError: the text is not valid Unicode.
         """
-        ids = self._encode(example)
-        packed = _pack_encoded(self.tokenizer, *ids, self.text_length)
-        if packed.truncated and self._on_too_long == "error":
-            raise UserError(
-                f"Example {example.id!r}: its text takes {_tokens_needed(*ids)} tokens but "
-                f"text_length is {self.text_length}. Raise text_length, shorten the text, or set "
-                'on_too_long="truncate".'
-            )
-        with self._lock:
-            self._seen += 1
-            self._truncated += packed.truncated
-        return packed
+        return pack(
+            self.tokenizer,
+            example.prefix,
+            example.suffix,
+            self.text_length,
+            loc_in_prefix=self._loc_in_prefix,
+        )
 
-    def tokens_needed(self, example: Example) -> int:
-        """How many tokens the example's text takes, bos, newline and eos included."""
-        return _tokens_needed(*self._encode(example))
+    def tokens_needed(self, example: Example, *, answer: bool = True) -> int:
+        """How many tokens the example's text takes, bos, newline and eos included.
 
-    def counts(self) -> tuple[int, int]:
-        """(texts packed so far, how many of them were truncated), repeats and prefetch included."""
-        with self._lock:
-            return self._seen, self._truncated
-
-    def _encode(self, example: Example) -> tuple[list[int], list[int]]:
-        return _encode(self.tokenizer, example.prefix, example.suffix, self._loc_in_prefix)
-
-    def __getstate__(self) -> dict:
-        return {k: v for k, v in self.__dict__.items() if k != "_lock"}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._lock = threading.Lock()
+        Without its answer it is the prompt alone.
+        """
+        suffix = example.suffix if answer else ""
+        ids = _encode(self.tokenizer, example.prefix, suffix, self._loc_in_prefix)
+        return _tokens_needed(*ids)
 
 
 def _encode(
@@ -189,17 +166,3 @@ def _encode(
 
 def _tokens_needed(prefix: Sequence[int], suffix: Sequence[int]) -> int:
     return 2 + len(prefix) + (len(suffix) + 1 if suffix else 0)
-
-
-def _pack_encoded(
-    tokenizer: Tokenizer, prefix: Sequence[int], suffix: Sequence[int], length: int
-) -> Packed:
-    return pack_ids(
-        prefix,
-        suffix,
-        length,
-        bos_id=tokenizer.bos_id,
-        eos_id=tokenizer.eos_id,
-        newline_id=tokenizer.newline_id,
-        pad_id=tokenizer.pad_id,
-    )

@@ -1,20 +1,26 @@
 """From a config's `data` to sources, tokenizer and transform."""
 
+import dataclasses
 import functools
+import logging
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from ml_collections import ConfigDict
 
 from medjax.data.augment import Augment
 from medjax.data.batching import ExampleTransform
+from medjax.data.example import Example
 from medjax.data.image import ImageTransform
 from medjax.data.prompts import TextTransform
 from medjax.data.sources import Source, open_source
+from medjax.data.text_lengths import long_texts, without_long_texts
 from medjax.data.tokenizer import Tokenizer, train_tokenizer
 from medjax.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 
 def cache_dir() -> pathlib.Path:
@@ -52,6 +58,45 @@ def open_sources(config: ConfigDict, part: str) -> dict[str, tuple[Source, float
     return sources
 
 
+def fitting(
+    sources: Mapping[str, tuple[Source, float]],
+    config: ConfigDict,
+    tokenizer: Tokenizer,
+    where: str,
+    *,
+    answers: bool = True,
+) -> dict[str, tuple[Source, float]]:
+    """The sources, their texts measured: what is too long is told of, or is a bad row.
+
+    Args:
+      sources: by name.
+      config: `data.on_long_text` says which of the two it is.
+      tokenizer: of the texts.
+      where: the sources are in the config, for messages.
+      answers: whether the model reads answers, too.
+
+    Raises:
+      UserError: a row is bad in this way, and `data.on_bad_example` is "error".
+    """
+    text = TextTransform(tokenizer, config.text_length)
+    if config.data.on_long_text == "error":
+        policy = config.data.on_bad_example
+
+        def fit(name: str, source: Source) -> Source:
+            return without_long_texts(
+                f"{where}.{name}", source, text, answers=answers, on_bad_example=policy
+            )
+
+        return {name: (fit(name, source), weight) for name, (source, weight) in sources.items()}
+    for name, (source, _) in sources.items():
+        if cut := sum(1 for _ in long_texts(source, text, answers=answers)):
+            _log.warning(
+                "%s.%s: %d of %d texts take more than text_length = %d tokens: their ends are cut.",
+                where, name, cut, len(source), config.text_length,
+            )  # fmt: skip
+    return dict(sources)
+
+
 @functools.cache
 def _open(source: str, changed: int, **kwargs) -> Source:
     """Opens a source once: a file's images are all checked when it is opened.
@@ -72,21 +117,23 @@ def check_group(sources: Mapping[str, tuple[Source, float]], group: str) -> None
 
 
 class Joined:
-    """Several sources one after another, as one."""
+    """Sources one after another, as one; where they are several, ids begin with their names."""
 
-    def __init__(self, sources: Sequence[Source], limit: int = 0):
+    def __init__(self, sources: Mapping[str, tuple[Source, float]], limit: int = 0):
         """Takes at most `limit` evenly spaced examples of each source; 0 for all."""
         self._places = []
-        for source in sources:
+        for name, (source, _) in sources.items():
+            prefix = f"{name}/" if len(sources) > 1 else ""
             count = min(len(source), limit) if limit else len(source)
-            self._places += [(source, i * len(source) // count) for i in range(count)]
+            self._places += [(source, i * len(source) // count, prefix) for i in range(count)]
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, index: int):
-        source, place = self._places[index]
-        return source[place]
+    def __getitem__(self, index: int) -> Example:
+        source, place, prefix = self._places[index]
+        example = source[place]
+        return dataclasses.replace(example, id=prefix + example.id)
 
 
 def texts(sources: Mapping[str, tuple[Source, float]]) -> Iterator[str]:
@@ -113,6 +160,6 @@ def make_transform(config: ConfigDict, tokenizer: Tokenizer) -> ExampleTransform
     cache = config.data.image_cache_mib * 2**20
     return ExampleTransform(
         ImageTransform(config.image_size, cache_bytes=cache),
-        TextTransform(tokenizer, config.text_length, config.data.on_long_text),
+        TextTransform(tokenizer, config.text_length),
         Augment(**config.data.augment.to_dict()),
     )

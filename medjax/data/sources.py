@@ -13,6 +13,8 @@ DATASETS = ("mni152_vqa",)
 class Source(Protocol):
     """Examples by index: of fixed length, safe to read from several threads, picklable.
 
+    An example's text is cheap to read; its image is read when it is asked for.
+
     Attributes:
       faults: how many rows were left out when the source was opened, by reason.
     """

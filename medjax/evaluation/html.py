@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+from tqdm import tqdm
 
 from medjax.data.loc_tokens import EXTRA_REGEX, decode_boxes
 from medjax.evaluation.files import write_whole
@@ -36,6 +37,7 @@ _MARKS = {
     ("caption", "wrong"): "✗ differs",
 }
 _JPEG_QUALITY = 90
+_PROGRESS_FROM = 1000  # images
 
 
 class _Page(string.Template):
@@ -95,7 +97,8 @@ def render(
     if missing:
         raise ValueError(f"{len(missing)} images are missing, such as {missing[0]!r}")
     embedded, sizes = [], []
-    for key, i in numbers.items():
+    bar = tqdm(numbers.items(), desc="page", unit="image", disable=len(numbers) < _PROGRESS_FROM)
+    for key, i in bar:
         uri, width, height = _data_uri(images[key], max_side)
         sizes.append((width, height))
         embedded.append(f'<image id="image{i}" width="{width}" height="{height}" href="{uri}"/>')
@@ -163,8 +166,9 @@ def _row(
 
 def _answer(number: int, name: str, prediction: Prediction) -> str:
     """What one system said and what that is worth."""
+    marks = ["<span>question cut</span>"] if prediction.truncated else []
     # The verdict says what exact match would.
-    marks = [
+    marks += [
         f"<span>{_text(metric_name(metric))} {value:.2f}</span>"
         for metric, value in prediction.scores.items()
         if metric != "exact_match"

@@ -32,6 +32,7 @@ class Prediction:
       log_prob: natural log-probability of the whole answer with its end token; None if the system
         gives none.
       log_prob_per_token: `log_prob` over the number of those tokens.
+      truncated: whether the question was too long, so that the system did not read its end.
       scores: by the metric's name, each in [0, 1]; empty without a true answer.
       extra: what else the dataset knew of the example.
     """
@@ -45,6 +46,7 @@ class Prediction:
     group: str
     log_prob: float | None = None
     log_prob_per_token: float | None = None
+    truncated: bool = False
     scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -78,6 +80,7 @@ def from_example(
     *,
     log_prob: float | None = None,
     num_tokens: int | None = None,
+    truncated: bool = False,
     group_key: str = "slab",
 ) -> Prediction:
     """Scores an answer to an example.
@@ -87,6 +90,7 @@ def from_example(
       generated: the answer.
       log_prob: natural log-probability of the answer, summed over its tokens.
       num_tokens: how many tokens that sum has, the end token among them.
+      truncated: whether the question's end was cut off.
       group_key: which of `example.extra` names the unit of independence; without it the image does.
 
     Returns:
@@ -106,6 +110,7 @@ def from_example(
         group=str(example.extra.get(group_key, image_key)),
         log_prob=None if log_prob is None else float(log_prob),
         log_prob_per_token=None if log_prob is None else float(log_prob) / max(num_tokens or 0, 1),
+        truncated=truncated,
         scores=metrics.score(example.prefix, generated, example.suffix, task),
         extra=dict(example.extra),
     )
@@ -183,6 +188,8 @@ def _checked(row: Any) -> Prediction:
     numbers = [prediction.log_prob, prediction.log_prob_per_token]
     if not all(number is None or _is_number(number) for number in numbers):
         wrong.append("log_prob")
+    if not isinstance(prediction.truncated, bool):
+        wrong.append("truncated")
     if not isinstance(prediction.scores, dict) or not all(
         _is_number(value) for value in prediction.scores.values()
     ):

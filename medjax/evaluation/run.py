@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ from medjax.evaluation.picture import write_picture
 from medjax.evaluation.predictions import Prediction, from_example, write_jsonl
 from medjax.evaluation.table import Results, results
 
+FILES = ("results.json", "results.md", "predictions.jsonl", "predictions.html", "predictions.png")
+
 
 class Questions:
     """A source with the answers taken away, so that they can't reach the model."""
@@ -36,6 +38,29 @@ class Questions:
 
     def __getitem__(self, index: int) -> Example:
         return dataclasses.replace(self._source[index], suffix="")
+
+
+class Images(Mapping[str, np.ndarray]):
+    """A source's images by key, each read when it is asked for: one at a time is in memory."""
+
+    def __init__(self, source):
+        self._source = source
+        self._places: dict[str, int] = {}
+        for index in range(len(source)):
+            example = source[index]
+            self._places.setdefault(example.image_key or example.id, index)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return self._source[self._places[key]].image
 
 
 def answer(
@@ -63,6 +88,7 @@ def answer(
                         tokenizer.decode(tokens[row, : lengths[row]].tolist()),
                         log_prob=float(log_probs[row]),
                         num_tokens=int(lengths[row]),
+                        truncated=bool(batch.truncated[row]),
                         group_key=config.evaluate.group,
                     )
                 )
@@ -83,13 +109,10 @@ def write(
     title: str,
     group: str = "",
 ) -> Results:
-    """Writes results.json, results.md, predictions.jsonl (of the last system), .html and .png."""
+    """Writes `FILES`; predictions.jsonl and .png are of the last system."""
     folder.mkdir(parents=True, exist_ok=True)
     table = results(systems, groups=f"{group or 'image'}s")
-    images: dict[str, np.ndarray] = {}
-    for index in range(len(source)):
-        example = source[index]
-        images.setdefault(example.image_key or example.id, example.image)
+    images = Images(source)
     last = list(systems.values())[-1]
     write_whole(folder / "results.json", (json.dumps(table.to_dict(), indent=2) + "\n").encode())
     write_whole(folder / "results.md", (table.to_markdown() + "\n").encode())

@@ -69,6 +69,7 @@ class Results:
       overall: exact match over all questions (neither captions nor detection); None without any.
       level: of the intervals.
       groups: what a group is, in the plural: "slabs", "patients".
+      truncated: how many questions were too long for a system, by its name.
     """
 
     systems: tuple[str, ...]
@@ -76,6 +77,7 @@ class Results:
     overall: Row | None
     level: float
     groups: str
+    truncated: Mapping[str, int]
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -83,11 +85,14 @@ class Results:
 
     @property
     def note(self) -> str:
-        """How to read the numbers, in a sentence or two."""
+        """How to read the numbers, in a few sentences."""
         text = "Mean score, 0 to 1, with "
         text += f"{100 * self.level:g}% bootstrap intervals over {self.groups}."
         if self.overall:
             text += " Overall is exact match over all questions, without captions and detection."
+        cut = [f"{name} {count}" for name, count in self.truncated.items() if count]
+        if cut:
+            text += f" Questions longer than text_length, read without their end: {', '.join(cut)}."
         return text
 
     def difference_lines(self) -> list[str]:
@@ -131,6 +136,7 @@ class Results:
             "level": self.level,
             "groups": self.groups,
             "systems": list(self.systems),
+            "truncated": dict(self.truncated),
             "tasks": tasks,
             "overall": {overall.metric: overall.to_dict(self.groups)} if overall else None,
         }
@@ -210,7 +216,8 @@ def results(
     overall = None
     if any(p.kind == "question" and "exact_match" in p.scores for p in first.values()):
         overall = make_row(OVERALL, "exact_match", lambda p: p.kind == "question")
-    return Results(systems, tuple(rows), overall, level, groups)
+    truncated = {name: sum(p.truncated for p in index.values()) for name, index in indices.items()}
+    return Results(systems, tuple(rows), overall, level, groups, truncated)
 
 
 def metric_name(metric: str) -> str:

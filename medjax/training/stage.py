@@ -174,24 +174,21 @@ class Plan:
     steps: int
 
 
-def plan(name: str, config: ConfigDict, model: PaliGemmaConfig) -> Plan:
+def plan(name: str, config: ConfigDict, model: PaliGemmaConfig, tokenizer: Tokenizer) -> Plan:
     """Checks all of a stage that can be checked before anything is written or computed.
 
     Raises:
       UserError: something in the config, or its data, cannot be used.
     """
-    sources = setup.open_sources(config, "train")
-    if not sources:
-        keys = ", ".join(f"data.train.{key}.source" for key in config.data.train)
-        raise UserError(
-            f"{name}: there is no data to train on; set {keys or 'data.train in the recipe'} to a "
-            "dataset's name or a JSON-lines file"
-        )
+    transform = setup.make_transform(config, tokenizer)
+    sources, validation = (
+        setup.fitting(setup.open_sources(config, part), config, tokenizer, f"{name}: data.{part}")
+        for part in ("train", "validation")
+    )
     for source_name, (source, _) in sources.items():
         if source.faults:
             say(f"{name}: {source_name}: bad rows left out: {dict(source.faults)}")
-    validation = setup.open_sources(config, "validation")
-    setup.check_group(setup.open_sources(config, "test"), config.evaluate.group)
+        transform(source[0], np.random.default_rng(0))  # tried, so that it does not fail later
     DecodeConfig(**config.decode.to_dict())
     precision.resolve(config.dtype)
     steps = _steps(config, sum(len(source) for source, _ in sources.values()))
@@ -209,7 +206,7 @@ def plan(name: str, config: ConfigDict, model: PaliGemmaConfig) -> Plan:
         name,
         config,
         sources,
-        Joined([s for s, _ in validation.values()]) if validation and config.eval_every else None,
+        Joined(validation) if validation and config.eval_every else None,
         model,
         mesh,
         steps,

@@ -35,7 +35,7 @@ class Source:
             raise UserError(f"{self.name}.jsonl:{index + 1}: the image is corrupt.")
         return Example(
             id=f"{self.name}/{index}",
-            image=np.full((2, 3, 3), index, np.uint8),
+            pixels=np.full((2, 3, 3), index, np.uint8),
             prefix=f"what is {index}",
             suffix="y" * (index % 7),
         )

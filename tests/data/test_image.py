@@ -27,7 +27,7 @@ def test_to_float_equals_big_vision(reference):
 
 
 def _example(value: int = 0, key: str = "a") -> Example:
-    return Example(id="x", image=np.full((6, 4, 3), value, np.uint8), prefix="q", image_key=key)
+    return Example(id="x", pixels=np.full((6, 4, 3), value, np.uint8), prefix="q", image_key=key)
 
 
 @pytest.mark.parametrize("shape", [(5, 9, 3), (40, 31, 3), (16, 16, 3), (1, 1, 3)])

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 import pickle
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medjax.data import json_lines
+from medjax.data.image import ImageTransform
 from medjax.data.json_lines import JsonLinesSource
 from medjax.errors import UserError
 
@@ -93,6 +96,14 @@ def test_only_some_tasks(folder):
         JsonLinesSource(path, tasks=("fnid", "find"))
 
 
+def test_a_task_that_is_no_text_is_a_bad_row(folder):
+    path = _write(folder, GOOD | {"task": "look"}, GOOD | {"task": ["look"]})
+    with pytest.raises(UserError, match=r'data.jsonl:2: "task" is .*: write a text'):
+        JsonLinesSource(path, tasks=("look",))
+    source = JsonLinesSource(path, tasks=("look",), on_bad_example="skip")
+    assert (len(source), source.faults) == (1, {"wrong type": 1})
+
+
 def test_another_process_reads_the_same(folder):
     source = JsonLinesSource(_write(folder, GOOD, GOOD | {"image": "b.png"}))
     copy = pickle.loads(pickle.dumps(source))
@@ -107,6 +118,13 @@ BAD = [
     ({"prefix": "q", "suffix": "a"}, "missing key", '"image" is missing; the row has prefix, suf'),
     ({"image": "a.png", "suffix": "a"}, "missing key", 'key "prefix" is missing'),
     ({"image": "a.png", "prefix": "q", "sufix": "a"}, "missing key", 'key "suffix" is missing'),
+    (GOOD | {"dose": float("nan")}, "invalid JSON", "the line is not JSON .NaN is no number"),
+    (GOOD | {"a": [{"b": -float("inf")}]}, "invalid JSON", "-Infinity is no number; write null"),
+    (json.dumps(GOOD | {"dose": 3}).replace("3", "1e999"), "invalid JSON", "1e999 is no number"),
+    (json.dumps(GOOD | {"n": 3}).replace("3", "3" * 5000), "invalid JSON", "is not JSON"),
+    ("[" * 100_000, "invalid JSON", "is not JSON"),
+    (GOOD | {"prefix": "half \ud83e"}, "invalid text", '"prefix" has half a character'),
+    (GOOD | {"task": ["a"]}, "wrong type", "\"task\" is .'a'.: write a text"),
     (GOOD | {"suffix": ["a", "b"]}, "wrong type", '"suffix" is .*: write a text'),
     (GOOD | {"image": None}, "wrong type", '"image" is None: write a text'),
     (GOOD | {"id": ""}, "wrong type", "\"id\" is ''"),
@@ -126,7 +144,7 @@ def test_a_bad_row_stops_with_file_and_line(folder, row, reason, message):
     with pytest.raises(UserError, match=message) as info:
         JsonLinesSource(path)
     assert str(info.value).startswith(f"{path}:3: ")
-    assert str(info.value).endswith('on_bad_example="skip".')
+    assert str(info.value).endswith("data.on_bad_example=skip.")
     assert info.value.reason == reason
     # Worker processes send their errors home.
     assert str(pickle.loads(pickle.dumps(info.value))) == str(info.value)
@@ -148,15 +166,16 @@ def test_bad_rows_are_skipped_and_counted(folder, caplog):
         f"data.jsonl:{number}" for number in range(1, 2 * len(BAD), 2)
     ]
     assert source.faults == {
-        "invalid JSON": 3,
+        "invalid JSON": 8,
+        "invalid text": 1,
         "missing key": 4,
-        "wrong type": 4,
+        "wrong type": 5,
         "empty question": 1,
         "missing image": 2,
         "unreadable image": 1,
         "no such slice": 1,
     }
-    assert "left out 16 rows (4 " in caplog.text
+    assert "left out 23 rows (8 " in caplog.text
     assert "data.jsonl:2: the line is not JSON" in caplog.text
 
 
@@ -189,10 +208,28 @@ def test_changes_during_use_are_noticed(folder):
     source = JsonLinesSource(_write(folder, GOOD, GOOD | {"image": "b.png"}))
     (folder / "b.png").unlink()
     with pytest.raises(UserError, match=r"data.jsonl:2: The image .*b.png does not exist"):
-        source[1]
+        source[1].image  # noqa: B018
     _write(folder, GOOD)
     with pytest.raises(UserError, match="was changed while it was in use"):
         source[0]
+
+
+def test_an_image_is_read_when_it_is_asked_for(folder, monkeypatch):
+    source = JsonLinesSource(_write(folder, GOOD | {"id": "x"}, GOOD))
+    read = []
+    real = json_lines.read_image
+    monkeypatch.setattr(json_lines, "read_image", lambda file: read.append(file) or real(file))
+    texts = [(example.prefix, example.suffix, example.where) for example in source]
+    assert texts == [(GOOD["prefix"], "a hand", f"{folder}/data.jsonl:{line}") for line in (1, 2)]
+    assert dataclasses.replace(source[0], suffix="").suffix == ""
+    assert read == []
+    # The cache of resized images saves the reading, too.
+    resized = ImageTransform(4)
+    for _ in range(3):
+        assert (resized(source[0]) == 10).all()
+        assert (resized(source[1]) == 10).all()
+    assert len(read) == 1
+    assert (pickle.loads(pickle.dumps(source[0])).image == 10).all()
 
 
 def test_checking_many_images_shows_progress(folder, capsys):

@@ -180,6 +180,13 @@ def test_the_table_is_on_top(rendered, systems):
     assert rendered.index("<table>") < rendered.index('<ol class="rows"')
 
 
+def test_a_cut_question_is_marked():
+    said = answered(["a", "b", "c", "d"])
+    assert "question cut" not in page.render(said, images())
+    cut = [said[0], *answered(["a", "b", "c", "d"], truncated=True)[1:]]
+    assert page.render(cut, images()).count("question cut") == 3
+
+
 def test_the_file_is_utf8(tmp_path, systems):
     path = tmp_path / "predictions.html"
     page.write_html(path, systems, images(), title="Gehirn 脳")

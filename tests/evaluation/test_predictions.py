@@ -99,6 +99,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         {"scores": {"iou": "high"}},
         {"scores": {"iou": float("nan")}},
         {"log_prob": "x"},
+        {"truncated": 1},
         {"extra": []},
     ],
 )

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -111,6 +112,20 @@ def test_dict_is_json_with_every_number(results):
         "high": None,
     }
     assert loaded["overall"]["exact_match"]["systems"]["better"]["value"] == pytest.approx(5 / 6)
+
+
+def test_cut_questions_are_counted_and_told_of():
+    cut = [dataclasses.replace(p, truncated=i < 2) for i, p in enumerate(answered(BETTER))]
+    results = table.results({"base": answered(BASE), "better": cut})
+    assert results.to_dict()["truncated"] == {"base": 0, "better": 2}
+    said = "Questions longer than text_length, read without their end: better 2."
+    assert said in results.to_text()
+    assert said in results.to_markdown()
+
+
+def test_no_word_of_cut_questions_where_there_are_none(results):
+    assert results.to_dict()["truncated"] == {"base": 0, "better": 0}
+    assert "text_length" not in results.to_text()
 
 
 def test_without_questions_there_is_no_overall():

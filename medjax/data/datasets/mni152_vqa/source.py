@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import io
 import logging
 import shutil
@@ -71,11 +72,14 @@ class Mni152VqaSource:
 
     def __getitem__(self, index: int) -> Example:
         number, row = self._rows[index]
-        return Example(image=np.repeat(self._image(number)[..., None], 3, axis=2), **row)
+        return Example(pixels=functools.partial(self._rgb, number), where="mni152_vqa", **row)
 
     def __getstate__(self) -> dict:
         # Another process decodes for itself.
         return self.__dict__ | {"_decoded": {}}
+
+    def _rgb(self, number: int) -> UInt8[np.ndarray, "height width 3"]:
+        return np.repeat(self._image(number)[..., None], 3, axis=2)
 
     def _image(self, number: int) -> UInt8[np.ndarray, "height width"]:
         if number not in self._decoded:
