@@ -73,6 +73,8 @@ MISTAKES = {
     "misspelt optimizer": ({"optimizer.optax_name": "adamm"}, "optax has no 'adamm'"),
     "misspelt target": ({"lora.targets": "('q_prj',)"}, "is called q_prj"),
     "misspelt tower": ({"lora.towers": "('eyes',)"}, "'eyes' is none of language_model"),
+    "no scale": ({"lora.alpha": "0"}, "lora.alpha 0.0 must be a number above 0"),
+    "all dropped": ({"lora.dropout": "1"}, r"lora.dropout 1.0 is not in \[0, 1\)"),
     "misspelt init": ({"lora.init": "zero"}, "'zero' is none of kaiming"),
     "pattern for nothing": (
         {"optimizer.lr_multipliers": "(('lora_c',0.1),)"}, "lora_c.*must name a parameter"
