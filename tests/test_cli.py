@@ -71,6 +71,8 @@ MISTAKES = {
     "wrong type": ({"batch_size": "many"}, "batch_size=many"),
     "misspelt method": ({"decode.method": "gredy"}, "'gredy' is none of greedy, sample, beam"),
     "misspelt optimizer": ({"optimizer.optax_name": "adamm"}, "optax has no 'adamm'"),
+    "optimizer of another kind": ({"optimizer.optax_name": "lbfgs"}, "optax.lbfgs .* fails"),
+    "optimizer without schedules": ({"optimizer.optax_name": "rprop"}, "optax.rprop .* fails"),
     "misspelt target": ({"lora.targets": "('q_prj',)"}, "is called q_prj"),
     "misspelt tower": ({"lora.towers": "('eyes',)"}, "'eyes' is none of language_model"),
     "no scale": ({"lora.alpha": "0"}, "lora.alpha 0.0 must be a number above 0"),

@@ -201,10 +201,10 @@ def plan(name: str, config: ConfigDict, model: PaliGemmaConfig) -> Plan:
             f"batch_size {config.batch_size} is no multiple of {ways}, which is accumulation x "
             "mesh.data x mesh.fsdp; change one of them"
         )
-    optimizers.create(config.optimizer, steps)
     adapted = lora_config(config)
-    names = tensors.specs(model) if adapted is None else adapters.adapter_specs(model, adapted)
-    optimizers.check_multipliers(names, config.optimizer.lr_multipliers)
+    shapes = tensors.specs(model) if adapted is None else adapters.adapter_specs(model, adapted)
+    optimizers.check(config.optimizer, steps, shapes)
+    optimizers.check_multipliers(shapes, config.optimizer.lr_multipliers)
     planned = Plan(
         name,
         config,
