@@ -82,8 +82,6 @@ def _train(config: ConfigDict, workdir: Workdir) -> None:
         else:
             if earlier is not None:
                 start = stages.open_result(workdir.model(earlier))
-            elif start is not None and plan.config.lora.rank:
-                start = stages.hashed(start)
             stages.run_stage(plan, workdir, start, tokenizer)
         earlier = plan.name
 

@@ -194,6 +194,38 @@ def test_another_base_is_refused(command, finished_run, tiny_weights, tmp_path):
     assert f"its base {other} is not there" in done.err
 
 
+FROZEN = {"lora.rank": 0, "optimizer.lr_multipliers": "(('vision_tower',0.0),)", "steps": 6}
+
+
+@pytest.mark.parametrize("changes", [{}, FROZEN], ids=["adapters", "frozen tower"])
+def test_a_run_goes_on_beside_its_own_base_alone(
+    command, tiny_run, tiny_weights, tmp_path, changes
+):
+    """A checkpoint holds what trains; the rest is read again from the weights."""
+    init = tmp_path / "tiny.npz"
+    shutil.copy(tiny_weights / "tiny.npz", init)
+    changes = {"init": init, "data.test.own.source": "", "export.huggingface": False} | changes
+    arguments = [
+        *(a for a in tiny_run if a.split("=")[0].removeprefix("--config.") not in changes),
+        *(f"--config.{key}={value}" for key, value in changes.items()),
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    assert command("train", *arguments).code == 0
+    model = tmp_path / "run" / "train" / "model"
+    wanted = {p.name: p.read_bytes() for p in model.iterdir()}
+    shutil.rmtree(model)  # as if it had been killed
+    with np.load(init) as old:
+        np.savez(init, **{name: 1.5 * array for name, array in old.items()})
+    done = command("train", *arguments)
+    assert done.code == 2
+    assert f"was trained beside {init}" in done.err
+    assert f"{init} holds other weights now" in done.err
+    assert not model.exists()
+    shutil.copy(tiny_weights / "tiny.npz", init)
+    assert command("train", *arguments).code == 0
+    assert {p.name: p.read_bytes() for p in model.iterdir()} == wanted
+
+
 def test_from_an_adapter_of_an_earlier_run(command, tiny_run, finished_run, tiny_weights, tmp_path):
     """Its base and it are merged, and kept with the new adapter: no other file has their sum."""
     earlier = finished_run / "train" / "model"

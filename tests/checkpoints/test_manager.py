@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medjax.checkpoints.adapters import Base
 from medjax.checkpoints.manager import Checkpoints
 from medjax.errors import UserError
 
@@ -152,6 +153,17 @@ def _read(folder) -> str | None:
     np.testing.assert_array_equal(restored["lora_a"], 1.0)
     assert data == {"next_example": 4}
     return None
+
+
+def test_another_base(manager):
+    checkpoints = manager(base=Base("/weights/a.npz", "1" * 64))
+    checkpoints.save(1, state(1), {"next_example": 4})
+    checkpoints.wait()
+    with pytest.raises(UserError, match=r"beside /weights/a\.npz .*1111.*b\.npz holds other"):
+        manager(base=Base("/weights/b.npz", "2" * 64)).restore(1, state(0, width=5))
+    # Moved, they are the same weights.
+    _, data = manager(base=Base("/weights/b.npz", "1" * 64)).restore(1, state(0))
+    assert data == {"next_example": 4}
 
 
 def test_another_models_checkpoint(manager):
