@@ -7,6 +7,7 @@ copied.
 
 import contextlib
 import dataclasses
+import logging
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -137,9 +138,10 @@ class Checkpoints:
 def _abandoned_reads_are_silent() -> Iterator[None]:
     """When one read fails, orbax abandons the others; each would print a traceback of its own.
 
-    They end later, in other threads, so that after a failure the filter stays.
+    Some do so through the interpreter, others through asyncio's log. They end later, in other
+    threads, so that after a failure the filters stay.
     """
-    before = sys.unraisablehook
+    before, log = sys.unraisablehook, logging.getLogger("asyncio")
 
     def hook(unraisable: Any) -> None:
         told = ("Event loop is closed", "Encountered error while reading array")
@@ -147,8 +149,14 @@ def _abandoned_reads_are_silent() -> Iterator[None]:
             before(unraisable)
 
     sys.unraisablehook = hook
+    log.addFilter(_was_retrieved)
     yield
     sys.unraisablehook = before
+    log.removeFilter(_was_retrieved)
+
+
+def _was_retrieved(record: logging.LogRecord) -> bool:
+    return "exception was never retrieved" not in record.getMessage()
 
 
 def _short(error: Exception) -> str:

@@ -1,5 +1,7 @@
 """Checkpoints of a run: whole, in the background, the latest and the best, or one clear error."""
 
+import asyncio
+import gc
 import itertools
 import pathlib
 
@@ -138,6 +140,22 @@ def test_a_damaged_checkpoint_is_one_clear_error(tmp_path, how):
             assert "\n" not in message
             told += 1
     assert told >= 3  # the data's position, the arrays' description, the arrays
+
+
+def test_reads_that_were_abandoned_say_nothing(tmp_path, caplog):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state(1), {})
+    checkpoints.wait()
+    (tmp_path / "1" / "state" / "manifest.ocdbt").write_bytes(b"")
+    with pytest.raises(UserError, match="damaged"):
+        checkpoints.restore(1, state(0))
+    checkpoints.close()
+    # One more, as whether orbax leaves any is a matter of threads.
+    loop = asyncio.new_event_loop()
+    loop.create_future().set_exception(ValueError("OUT_OF_RANGE: Error reading"))
+    loop.close()
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def _read(folder) -> str | None:
