@@ -20,7 +20,7 @@ from medjax.data import setup
 from medjax.data.tokenizer import Tokenizer
 from medjax.errors import UserError
 from medjax.evaluation import run as evaluation
-from medjax.evaluation.files import write_whole
+from medjax.files import write_whole
 from medjax.scaling import precision
 from medjax.training import stage as stages
 from medjax.training.loop import Interrupted

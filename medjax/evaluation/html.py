@@ -21,11 +21,11 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from medjax.data.loc_tokens import EXTRA_REGEX, decode_boxes
-from medjax.evaluation.files import write_whole
 from medjax.evaluation.metrics import FOUND_IOU
 from medjax.evaluation.picture import GUESS_COLOUR, TRUTH_COLOUR
 from medjax.evaluation.predictions import Prediction, by_id
 from medjax.evaluation.table import Estimate, Results, metric_name
+from medjax.files import write_whole
 
 _MARKS = {
     ("question", "correct"): "✓ correct",
