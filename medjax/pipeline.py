@@ -177,7 +177,8 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
         systems["majority answer"] = evaluation.majority(train, source, config.evaluate.group)
     for name in names if config.evaluate.every_stage else names[-1:]:
         stage = config_lib.stage_config(config, name)
-        model = stages.load_result(workdir.model(name), dtype=precision.resolve(stage.dtype))
+        dtype, mesh = precision.resolve(stage.dtype), stages.own_mesh(stage)
+        model = stages.load_result(workdir.model(name), dtype, mesh)
         systems[name] = evaluation.answer(model, tokenizer, source, stage, name)
     folder = workdir.evaluation if part == "test" else workdir.path / f"evaluation_{part}"
     (folder / "settings.json").unlink(missing_ok=True)  # it comes back when all is written
@@ -209,8 +210,9 @@ def export(config: ConfigDict, workdir: Workdir) -> dict:
     outcome: dict[str, Any] = {"huggingface": str(workdir.huggingface)}
     if config.export.verify:
         question = probe.make(source.checkpoint.config)
-        trained = probe.logits(source.checkpoint, question, source.adapter)
-        written = probe.logits(huggingface.open_folder(workdir.huggingface), question)
+        mesh = stages.own_mesh(config)
+        trained = probe.logits(source.checkpoint, question, source.adapter, mesh=mesh)
+        written = probe.logits(huggingface.open_folder(workdir.huggingface), question, mesh=mesh)
         difference = probe.difference(trained, written)
         largest = float(np.abs(trained).max())
         outcome["max_logit_difference"] = difference

@@ -175,6 +175,19 @@ def test_generate(command, finished_run, own_data):
     Image.open(image).verify()
 
 
+def test_generate_on_another_machine(command, finished_run, own_data, tmp_path):
+    """A run that was trained on eight devices answers on one."""
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["mesh"] = {"data": 1, "fsdp": 8, "tensor": 1}
+    (run / "config.json").write_text(json.dumps(config))
+    ask = ("generate", f"--image={own_data / 'test1.png'}", "--prompt=which color?", "--json")
+    done = command(*ask, f"--workdir={run}")
+    assert done.code == 0, done.err
+    assert "mesh data 1 x fsdp 8 x tensor 1 does not fit 1 devices; fsdp takes them all" in done.err
+    assert done.out == command(*ask, f"--workdir={finished_run}").out
+
+
 def test_another_base_is_refused(command, finished_run, tiny_weights, tmp_path):
     """An adapter computes something else beside other weights."""
     run = shutil.copytree(finished_run, tmp_path / "run")

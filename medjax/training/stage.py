@@ -341,10 +341,24 @@ def _save(name: str, config: ConfigDict, workdir: Workdir, model, start: Start |
         )
 
 
-def load_result(folder: pathlib.Path, dtype: jnp.dtype) -> PaliGemma:
+def own_mesh(config: ConfigDict) -> Mesh:
+    """A mesh of this process's devices, for what it does alone with a trained model.
+
+    It is the config's if that fits them; a run may be asked on another machine.
+    """
+    devices = jax.local_devices()
+    try:
+        return sharding.make_mesh(config.mesh, devices)
+    except UserError as error:
+        say(f"{error}; fsdp takes them all instead")
+        return sharding.make_mesh({"fsdp": -1}, devices)
+
+
+def load_result(folder: pathlib.Path, dtype: jnp.dtype, mesh: Mesh | None = None) -> PaliGemma:
     """The model of a stage's folder, adapters beside the base, computing in `dtype`.
 
-    Weights that did not train are held in it, too, as in training.
+    Weights that did not train are held in it, too, as in training. It lies on `mesh`, or on the
+    first device.
 
     Raises:
       UserError: the folder is none, or an adapter's base is not the one that it was trained on.
@@ -352,5 +366,7 @@ def load_result(folder: pathlib.Path, dtype: jnp.dtype) -> PaliGemma:
     request = convert.Request("medjax", "medjax", folder, folder)
     source = convert.open_source(request)
     if source.adapter is None:
-        return tensors.build(source.checkpoint, dtype=dtype)
-    return adapters.build_adapted(source.checkpoint, source.adapter, dtype=dtype, param_dtype=dtype)
+        return tensors.build(source.checkpoint, mesh=mesh, dtype=dtype)
+    return adapters.build_adapted(
+        source.checkpoint, source.adapter, mesh=mesh, dtype=dtype, param_dtype=dtype
+    )
