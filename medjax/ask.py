@@ -73,7 +73,8 @@ def ask(
     ]
     _check_prompts(examples, config, tokenizer)
     prepare_libraries()
-    model = stages.load_result(workdir.model(stage), dtype=precision.resolve(config.dtype))
+    dtype, mesh = precision.resolve(config.dtype), stages.own_mesh(config)
+    model = stages.load_result(workdir.model(stage), dtype, mesh)
     height, width = pixels.shape[:2]
     # Whatever can be indexed is a source here, a list too.
     answers = evaluation.answer(model, tokenizer, examples, config, stage)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from medjax.data import setup
 from medjax.data.tokenizer import Tokenizer
 from medjax.errors import UserError
 from medjax.evaluation import run as evaluation
-from medjax.evaluation.files import write_whole
+from medjax.files import write_whole
 from medjax.scaling import precision
 from medjax.training import stage as stages
 from medjax.training.loop import Interrupted
@@ -81,8 +81,6 @@ def _train(config: ConfigDict, workdir: Workdir) -> None:
         else:
             if earlier is not None:
                 start = stages.open_result(workdir.model(earlier))
-            elif start is not None and plan.config.lora.rank:
-                start = stages.hashed(start)
             stages.run_stage(plan, workdir, start, tokenizer)
         earlier = plan.name
 
@@ -233,7 +231,8 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
         systems["majority answer"] = evaluation.majority(train, source, config.evaluate.group)
     for name in _asked_stages(config):
         stage = config_lib.stage_config(config, name)
-        model = stages.load_result(workdir.model(name), dtype=precision.resolve(stage.dtype))
+        dtype, mesh = precision.resolve(stage.dtype), stages.own_mesh(stage)
+        model = stages.load_result(workdir.model(name), dtype, mesh)
         systems[name] = evaluation.answer(model, tokenizer, source, stage, name)
     folder = workdir.evaluation if part == "test" else workdir.path / f"evaluation_{part}"
     (folder / "settings.json").unlink(missing_ok=True)  # it comes back when all is written
@@ -267,8 +266,9 @@ def export(config: ConfigDict, workdir: Workdir) -> dict:
         say(f"exported to {workdir.huggingface}; not verified (export.verify)")
     else:
         question = probe.make(source.checkpoint.config)
-        trained = probe.logits(source.checkpoint, question, source.adapter)
-        written = probe.logits(huggingface.open_folder(workdir.huggingface), question)
+        mesh = stages.own_mesh(config)
+        trained = probe.logits(source.checkpoint, question, source.adapter, mesh=mesh)
+        written = probe.logits(huggingface.open_folder(workdir.huggingface), question, mesh=mesh)
         difference = probe.difference(trained, written)
         largest = float(np.abs(trained).max())
         outcome["max_logit_difference"] = difference

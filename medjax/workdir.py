@@ -15,13 +15,14 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from medjax import config as config_lib
 from medjax.errors import UserError
-from medjax.evaluation.files import write_whole
+from medjax.files import write_whole
 
 # What may differ when a run continues: it changes neither the weights nor their order.
 _FREE = ("log_every", "keep_latest", "checkpoint_every", "data.dir", "data.workers",
@@ -80,9 +81,15 @@ def check(path: str | os.PathLike[str], config: ConfigDict) -> Workdir:
                 f"workdir {path} belongs to another config: {'; '.join(differences[:5])}. Choose "
                 "another --workdir, or the config with which it was begun."
             )
-    elif workdir.path.exists() and (not workdir.path.is_dir() or any(workdir.path.iterdir())):
+    elif workdir.path.exists() and (not workdir.path.is_dir() or any(_others(workdir))):
         raise UserError(f"workdir {path} holds something else; choose a new or empty folder")
     return workdir
+
+
+def _others(workdir: Workdir) -> Iterator[pathlib.Path]:
+    """What lies in the folder, but for what a kill left of `create`."""
+    half = f".{workdir.config.name}."
+    return (child for child in workdir.path.iterdir() if not child.name.startswith(half))
 
 
 def create(workdir: Workdir, config: ConfigDict) -> None:

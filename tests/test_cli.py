@@ -72,8 +72,12 @@ MISTAKES = {
     "wrong type": ({"batch_size": "many"}, "batch_size=many"),
     "misspelt method": ({"decode.method": "gredy"}, "'gredy' is none of greedy, sample, beam"),
     "misspelt optimizer": ({"optimizer.optax_name": "adamm"}, "optax has no 'adamm'"),
+    "optimizer of another kind": ({"optimizer.optax_name": "lbfgs"}, "optax.lbfgs .* fails"),
+    "optimizer without schedules": ({"optimizer.optax_name": "rprop"}, "optax.rprop .* fails"),
     "misspelt target": ({"lora.targets": "('q_prj',)"}, "is called q_prj"),
     "misspelt tower": ({"lora.towers": "('eyes',)"}, "'eyes' is none of language_model"),
+    "no scale": ({"lora.alpha": "0"}, "lora.alpha 0.0 must be a number above 0"),
+    "all dropped": ({"lora.dropout": "1"}, r"lora.dropout 1.0 is not in \[0, 1\)"),
     "misspelt init": ({"lora.init": "zero"}, "'zero' is none of kaiming"),
     "pattern for nothing": (
         {"optimizer.lr_multipliers": "(('lora_c',0.1),)"}, "lora_c.*must name a parameter"
@@ -252,25 +256,35 @@ def test_a_workdir_that_cannot_be_written_to(command, tiny_run, own_data):
     assert "cannot be written to" in one_error(done)
 
 
-def test_a_truncated_checkpoint(command, tiny_run, finished_run, tmp_path):
+CHECKPOINT_FILES = (
+    "data/metadata", "state/_METADATA", "state/array_metadatas/*", "state/manifest.ocdbt",
+    "state/d/*", "state/ocdbt.process_0/d/*",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CHECKPOINT_FILES)
+def test_a_truncated_checkpoint(tiny_run, finished_run, tmp_path, kind):
     run = shutil.copytree(finished_run, tmp_path / "run")
     shutil.rmtree(run / "train" / "model")
-    (position,) = (run / "train" / "checkpoints").glob("*/data/metadata")
-    (arrays,) = (run / "train" / "checkpoints").glob("*/state/manifest.ocdbt")
-    for path in (position, arrays):
-        content = path.read_bytes()
-        path.write_bytes(content[: len(content) // 2])
-        before = {p: p.stat().st_mtime_ns for p in (run / "train").rglob("*") if p.is_file()}
-        # A process of its own: what orbax' threads would say comes at its end.
-        started = [sys.executable, "-m", "medjax.train", *tiny_run, f"--workdir={run}"]
-        done = subprocess.run(started, capture_output=True, text=True)
-        error = one_error(Outcome(done.returncode, done.stdout, done.stderr))
-        step = path.relative_to(run / "train" / "checkpoints").parts[0]
-        assert f"{run / 'train' / 'checkpoints' / step} cannot be restored: it is damaged" in error
-        after = {p: p.stat().st_mtime_ns for p in (run / "train").rglob("*") if p.is_file()}
-        assert after == before
-        path.write_bytes(content)
-    # Mended, the run goes on from there.
+    (step,) = (run / "train" / "checkpoints").iterdir()
+    for path in step.glob(kind):
+        path.write_bytes(path.read_bytes()[:100])
+
+    def snapshot():
+        return {p: p.stat().st_mtime_ns for p in (run / "train").rglob("*") if p.is_file()}
+
+    before = snapshot()
+    # A process of its own: what orbax' threads would say comes at its end.
+    started = [sys.executable, "-m", "medjax.train", *tiny_run, f"--workdir={run}"]
+    done = subprocess.run(started, capture_output=True, text=True)
+    error = one_error(Outcome(done.returncode, done.stdout, done.stderr))
+    assert f"{step} cannot be restored: it is damaged" in error
+    assert snapshot() == before
+
+
+def test_a_run_goes_on_from_its_checkpoint(command, tiny_run, finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    shutil.rmtree(run / "train" / "model")
     done = command("train", *tiny_run, f"--workdir={run}")
     assert done.code == 0
     assert "continuing from step 12" in done.err

@@ -175,6 +175,19 @@ def test_generate(command, finished_run, own_data):
     Image.open(image).verify()
 
 
+def test_generate_on_another_machine(command, finished_run, own_data, tmp_path):
+    """A run that was trained on eight devices answers on one."""
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["mesh"] = {"data": 1, "fsdp": 8, "tensor": 1}
+    (run / "config.json").write_text(json.dumps(config))
+    ask = ("generate", f"--image={own_data / 'test1.png'}", "--prompt=which color?", "--json")
+    done = command(*ask, f"--workdir={run}")
+    assert done.code == 0, done.err
+    assert "mesh data 1 x fsdp 8 x tensor 1 does not fit 1 devices; fsdp takes them all" in done.err
+    assert done.out == command(*ask, f"--workdir={finished_run}").out
+
+
 def test_another_base_is_refused(command, finished_run, tiny_weights, tmp_path):
     """An adapter computes something else beside other weights."""
     run = shutil.copytree(finished_run, tmp_path / "run")
@@ -192,6 +205,38 @@ def test_another_base_is_refused(command, finished_run, tiny_weights, tmp_path):
     done = command("evaluate", f"--workdir={run}")
     assert done.code == 2
     assert f"its base {other} is not there" in done.err
+
+
+FROZEN = {"lora.rank": 0, "optimizer.lr_multipliers": "(('vision_tower',0.0),)", "steps": 6}
+
+
+@pytest.mark.parametrize("changes", [{}, FROZEN], ids=["adapters", "frozen tower"])
+def test_a_run_goes_on_beside_its_own_base_alone(
+    command, tiny_run, tiny_weights, tmp_path, changes
+):
+    """A checkpoint holds what trains; the rest is read again from the weights."""
+    init = tmp_path / "tiny.npz"
+    shutil.copy(tiny_weights / "tiny.npz", init)
+    changes = {"init": init, "data.test.own.source": "", "export.huggingface": False} | changes
+    arguments = [
+        *(a for a in tiny_run if a.split("=")[0].removeprefix("--config.") not in changes),
+        *(f"--config.{key}={value}" for key, value in changes.items()),
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    assert command("train", *arguments).code == 0
+    model = tmp_path / "run" / "train" / "model"
+    wanted = {p.name: p.read_bytes() for p in model.iterdir()}
+    shutil.rmtree(model)  # as if it had been killed
+    with np.load(init) as old:
+        np.savez(init, **{name: 1.5 * array for name, array in old.items()})
+    done = command("train", *arguments)
+    assert done.code == 2
+    assert f"was trained beside {init}" in done.err
+    assert f"{init} holds other weights now" in done.err
+    assert not model.exists()
+    shutil.copy(tiny_weights / "tiny.npz", init)
+    assert command("train", *arguments).code == 0
+    assert {p.name: p.read_bytes() for p in model.iterdir()} == wanted
 
 
 def test_from_an_adapter_of_an_earlier_run(command, tiny_run, finished_run, tiny_weights, tmp_path):

@@ -31,6 +31,11 @@ def test_checking_writes_nothing(tmp_path):
     workdir_lib.check(tmp_path / "empty", config())
 
 
+def test_a_folder_whose_creation_was_killed(tmp_path):
+    (tmp_path / ".config.json.x1").mkdir()
+    workdir_lib.check(tmp_path, config())
+
+
 def test_what_is_written_is_the_config(path):
     assert [child.name for child in path.iterdir()] == ["config.json"]
     assert workdir_lib.read_config(path).steps == 3

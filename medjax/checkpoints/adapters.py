@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
-from medjax.checkpoints.tensors import Checkpoint, LazyArray, check_specs
+from medjax.checkpoints.tensors import Checkpoint, LazyArray, check_specs, filled
 from medjax.errors import UserError
 from medjax.models import lora, params
 from medjax.models.config import PaliGemmaConfig
@@ -65,13 +66,17 @@ def adapter_specs(model: PaliGemmaConfig, config: LoRAConfig) -> dict[str, tuple
     return {name: tuple(leaf.shape) for name, leaf in params.flatten(state).items()}
 
 
-def build_adapted(checkpoint: Checkpoint, adapter: Adapter, **kwargs: Any) -> PaliGemma:
-    """The model of a checkpoint with its adapter beside it, not merged; without dropout."""
+def build_adapted(
+    checkpoint: Checkpoint, adapter: Adapter, *, mesh: Mesh | None = None, **kwargs: Any
+) -> PaliGemma:
+    """The model of a checkpoint with its adapter beside it, not merged; without dropout.
+
+    `mesh` and `kwargs` are those of `tensors.build`.
+    """
     adapter.check(checkpoint.config)
-    graphdef, state = nnx.split(_abstract(checkpoint.config, adapter.config, **kwargs))
+    model = _abstract(checkpoint.config, adapter.config, **kwargs)
     arrays = itertools.chain(checkpoint, adapter)
-    params.assign(state, arrays, f"{checkpoint.where} with {adapter.where}")
-    return nnx.merge(graphdef, state)
+    return filled(model, arrays, f"{checkpoint.where} with {adapter.where}", mesh)
 
 
 def merged(checkpoint: Checkpoint, adapter: Adapter, dtype: np.dtype | None = None) -> Checkpoint:

@@ -1,14 +1,13 @@
-"""Files that appear whole or not at all, and what identifies their content."""
+"""Checkpoints' files and folders, which appear whole or not at all, and their content's hash."""
 
 import contextlib
 import hashlib
 import os
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 
 from medjax.errors import UserError
+from medjax.files import Temporary
 
 Path = str | os.PathLike[str]
 
@@ -54,7 +53,7 @@ def new_file(path: Path, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
         raise UserError(f"output {path} is a folder, where a file is to be written")
     if path.exists() and not overwrite:
         raise UserError(f"output {path} exists; give another path or allow overwriting")
-    with _temporary_folder(path) as folder:
+    with _temporary(path) as folder:
         yield folder / path.name
         os.replace(folder / path.name, path)
 
@@ -85,7 +84,7 @@ def new_folder(
                 f"output {path} holds none of {', '.join(markers)}, so it is no earlier result; "
                 "it is not overwritten"
             )
-    with _temporary_folder(path) as folder:
+    with _temporary(path) as folder:
         new, old = folder / "new", folder / "old"
         new.mkdir()
         yield new
@@ -94,16 +93,8 @@ def new_folder(
         os.replace(new, path)
 
 
-@contextlib.contextmanager
-def _temporary_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A hidden folder beside `path`, on the same file system; deleted at the end."""
+def _temporary(path: pathlib.Path) -> Temporary:
     try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(dir=path.absolute().parent, prefix=f".{path.name}.")
+        return Temporary(path)
     except OSError as error:
         raise UserError(f"output {path} cannot be created: {error.strerror}") from error
-    os.chmod(folder, 0o755)
-    try:
-        yield pathlib.Path(folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

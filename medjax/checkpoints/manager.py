@@ -1,10 +1,13 @@
 """Checkpoints of a training run, through orbax: asynchronous, the latest and the best are kept.
 
 Only what trains is saved (with adapters: the adapters), with the optimizer's state, the step, the
-loss scale and where the data stands. The frozen base is referenced, not copied.
+loss scale and where the data stands. The frozen base is referenced by path and content hash, not
+copied.
 """
 
 import contextlib
+import dataclasses
+import logging
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -13,6 +16,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from medjax.checkpoints.adapters import Base
 from medjax.errors import UserError
 
 policies = ocp.checkpoint_managers
@@ -21,13 +25,24 @@ policies = ocp.checkpoint_managers
 class Checkpoints:
     """The checkpoints in one folder, a subfolder a step."""
 
-    def __init__(self, folder: pathlib.Path, *, keep_latest: int = 1, keep_best: int = 1):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        *,
+        base: Base | None = None,
+        keep_latest: int = 1,
+        keep_best: int = 1,
+    ):
         """Opens or creates the folder. The best are those of the lowest validation loss.
+
+        Args:
+          base: the weights beside those that train, with their hash; None if all train.
 
         Raises:
           UserError: what the folder says of its checkpoints is damaged.
         """
         self._folder = pathlib.Path(folder).absolute()
+        self._base = base
         best = policies.BestN(
             get_metric_fn=lambda metrics: metrics["loss"],
             reverse=True,
@@ -57,10 +72,11 @@ class Checkpoints:
         """Saves in the background; returns once `state` may be changed."""
         if step in self._manager.all_steps():
             return
+        base = None if self._base is None else dataclasses.asdict(self._base)
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
+                state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data | {"base": base})
             ),
             metrics=None if loss is None else {"loss": loss},
         )
@@ -81,24 +97,33 @@ class Checkpoints:
             the result has.
 
         Raises:
-          UserError: the checkpoint is damaged or of another model.
+          UserError: the checkpoint is damaged, of another model, or beside another base.
         """
+        data = self._read(step, "data", ocp.args.JsonRestore())
+        self._check_base(step, data.pop("base", None))
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        return self._read(step, "state", ocp.args.StandardRestore(abstract)), data
+
+    def _check_base(self, step: int, saved: dict | None) -> None:
+        ours = self._base
+        if ours is not None and saved is not None and saved["sha256"] != ours.sha256:
+            raise UserError(
+                f"checkpoint {self._folder / str(step)} was trained beside {saved['path']} (sha256 "
+                f"{saved['sha256']:.12}...), but {ours.path} holds other weights now (sha256 "
+                f"{ours.sha256:.12}...). Put the first ones back to go on, or choose another "
+                "workdir"
+            )
+
+    def _read(self, step: int, item: str, how: ocp.args.CheckpointArgs) -> Any:
         try:
             with _abandoned_reads_are_silent():
-                found = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
-                    ),
-                )
+                return self._manager.restore(step, args=ocp.args.Composite(**{item: how}))[item]
         except Exception as error:  # orbax and tensorstore raise many types for damaged files
             raise UserError(
                 f"checkpoint {self._folder / str(step)} cannot be restored: it is damaged or of "
                 f"another model. Delete that folder to go on from an earlier one, or choose "
                 f"another workdir. ({_short(error)})"
             ) from error
-        return found["state"], found["data"]
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
@@ -113,9 +138,10 @@ class Checkpoints:
 def _abandoned_reads_are_silent() -> Iterator[None]:
     """When one read fails, orbax abandons the others; each would print a traceback of its own.
 
-    They end later, in other threads, so that after a failure the filter stays.
+    Some do so through the interpreter, others through asyncio's log. They end later, in other
+    threads, so that after a failure the filters stay.
     """
-    before = sys.unraisablehook
+    before, log = sys.unraisablehook, logging.getLogger("asyncio")
 
     def hook(unraisable: Any) -> None:
         told = ("Event loop is closed", "Encountered error while reading array")
@@ -123,8 +149,14 @@ def _abandoned_reads_are_silent() -> Iterator[None]:
             before(unraisable)
 
     sys.unraisablehook = hook
+    log.addFilter(_was_retrieved)
     yield
     sys.unraisablehook = before
+    log.removeFilter(_was_retrieved)
+
+
+def _was_retrieved(record: logging.LogRecord) -> bool:
+    return "exception was never retrieved" not in record.getMessage()
 
 
 def _short(error: Exception) -> str:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from medjax.checkpoints.adapters import Adapter, build_adapted
@@ -47,11 +48,19 @@ def run(model: PaliGemma, probe: Probe) -> Float[np.ndarray, "B T V"]:
 
 
 def logits(
-    checkpoint: Checkpoint, probe: Probe, adapter: Adapter | None = None
+    checkpoint: Checkpoint,
+    probe: Probe,
+    adapter: Adapter | None = None,
+    *,
+    mesh: Mesh | None = None,
 ) -> Float[np.ndarray, "B T V"]:
-    """What a checkpoint says to the probe, its adapter not merged; computed in float32."""
-    model = build(checkpoint) if adapter is None else build_adapted(checkpoint, adapter)
-    return run(model, probe)
+    """What a checkpoint says to the probe, its adapter not merged; computed in float32.
+
+    The model lies on `mesh`, or on the first device.
+    """
+    if adapter is None:
+        return run(build(checkpoint, mesh=mesh), probe)
+    return run(build_adapted(checkpoint, adapter, mesh=mesh), probe)
 
 
 def difference(a: Float[np.ndarray, "B T V"], b: Float[np.ndarray, "B T W"]) -> float:

@@ -10,19 +10,21 @@ import functools
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import ml_dtypes
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from medjax.errors import UserError
 from medjax.models import params
 from medjax.models.config import PaliGemmaConfig
 from medjax.models.paligemma import PaliGemma
 from medjax.models.variants import PADDED_VOCAB_SIZE, VOCAB_SIZE
+from medjax.scaling import sharding
 
 DTYPES = {
     "float32": np.dtype(np.float32),
@@ -157,11 +159,23 @@ def check_specs(
             )
 
 
-def build(checkpoint: Checkpoint, **kwargs: Any) -> PaliGemma:
-    """The model of a checkpoint; `kwargs` (dtype, param_dtype, remat) go to PaliGemma."""
+def build(checkpoint: Checkpoint, *, mesh: Mesh | None = None, **kwargs: Any) -> PaliGemma:
+    """The model of a checkpoint; `kwargs` (dtype, param_dtype, remat) go to PaliGemma.
+
+    It lies on `mesh`, no device of which ever holds more than its share, or on the first device.
+    """
     model = nnx.eval_shape(lambda: PaliGemma(checkpoint.config, rngs=nnx.Rngs(0), **kwargs))
+    return filled(model, iter(checkpoint), checkpoint.where, mesh)
+
+
+def filled(
+    model: PaliGemma, arrays: Iterable[tuple[str, Any]], where: str, mesh: Mesh | None
+) -> PaliGemma:
+    """An abstract model with real parameters; see `build`."""
     graphdef, state = nnx.split(model)
-    params.assign(state, iter(checkpoint), checkpoint.where)
+    if mesh is not None:
+        state = sharding.laid_out(state, mesh)
+    params.assign(state, arrays, where)
     return nnx.merge(graphdef, state)
 
 

@@ -18,7 +18,6 @@ import hashlib
 import io
 import os
 import re
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from medjax.data.loc_tokens import (
     NUM_LOC,
 )
 from medjax.errors import UserError
+from medjax.files import write_whole
 
 _Model: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]  # made at import
 
@@ -116,7 +116,7 @@ class Tokenizer:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model file as it was read, whole or not at all."""
-        _write_atomically(Path(path), self._model)
+        write_whole(path, self._model)
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """Tokenizes a text, without adding anything to it.
@@ -302,16 +302,3 @@ def _disarm_markup(proto: Any) -> None:
 
 def _is_text(piece: str) -> bool:
     return not set(piece) & set("<>[]") or _HTML_TAG.fullmatch(piece) is not None
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

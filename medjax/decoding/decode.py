@@ -13,6 +13,7 @@ from medjax.decoding.cached import prefill
 from medjax.decoding.config import DecodeConfig
 from medjax.models.layers import Dtype
 from medjax.models.paligemma import PaliGemma
+from medjax.scaling import sharding
 
 
 def decode(
@@ -108,6 +109,7 @@ class Decoder:
         """`model` is split once and never changed; its dropout does not act here."""
         self.config = config
         graphdef, self.state = nnx.split(model)
+        self._mesh = sharding.mesh_of(self.state)
 
         @functools.partial(jax.jit, static_argnames="keep_logits")
         def run(state, image, tokens, mask_ar, mask_input, seed, rows, keep_logits):
@@ -141,6 +143,13 @@ class Decoder:
         rows: Int[Array, "B"] | None = None,
         keep_logits: bool = False,
     ) -> Answers:
-        """Answers on the device; the arguments are those of `decode`, `seed` gives its key."""
+        """Answers where the model lies, rows spread over its mesh if they divide among it.
+
+        The arguments are those of `decode`; `seed` gives its key.
+        """
         rows = jnp.arange(tokens.shape[0]) if rows is None else rows
-        return self._run(self.state, image, tokens, mask_ar, mask_input, seed, rows, keep_logits)
+        arrays = [image, tokens, mask_ar, mask_input, rows]
+        if self._mesh is not None:
+            arrays = sharding.put_questions(arrays, self._mesh)
+        *prompts, rows = arrays
+        return self._run(self.state, *prompts, seed, rows, keep_logits)

@@ -22,11 +22,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from medjax.data.loc_tokens import EXTRA_REGEX, decode_boxes
-from medjax.evaluation.files import write_whole
 from medjax.evaluation.metrics import FOUND_IOU
 from medjax.evaluation.picture import GUESS_COLOUR, TRUTH_COLOUR
 from medjax.evaluation.predictions import Prediction, by_id
 from medjax.evaluation.table import Estimate, Results, metric_name
+from medjax.files import write_whole
 
 _MARKS = {
     ("question", "correct"): "✓ correct",

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from medjax.data.loc_tokens import EXTRA_REGEX, decode_boxes
-from medjax.evaluation.files import write_whole
 from medjax.evaluation.metrics import MAIN_METRIC
 from medjax.evaluation.predictions import Prediction
 from medjax.evaluation.table import metric_name
+from medjax.files import write_whole
 
 # Sky blue and orange of the palette of Okabe and Ito, which all kinds of colour vision tell apart.
 TRUTH_COLOUR = "#56B4E9"

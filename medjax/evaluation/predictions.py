@@ -12,7 +12,7 @@ from typing import Any, Literal
 from medjax.data.example import Example
 from medjax.errors import UserError
 from medjax.evaluation import metrics
-from medjax.evaluation.files import write_whole
+from medjax.files import write_whole
 
 Verdict = Literal["correct", "wrong", "unscored"]
 

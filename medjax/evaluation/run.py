@@ -18,11 +18,11 @@ from medjax.data.tokenizer import Tokenizer
 from medjax.decoding.config import DecodeConfig
 from medjax.decoding.decode import Decoder
 from medjax.evaluation.baselines import Majority
-from medjax.evaluation.files import write_whole
 from medjax.evaluation.html import write_html
 from medjax.evaluation.picture import write_picture
 from medjax.evaluation.predictions import Prediction, from_example, write_jsonl
 from medjax.evaluation.table import Results, results
+from medjax.files import write_whole
 
 FILES = ("results.json", "results.md", "predictions.jsonl", "predictions.html", "predictions.png")
 

@@ -60,13 +60,8 @@ def build(
     if weights is None:
         state = jax.jit(lambda: nnx.state(create()), out_shardings=layouts)()
         return nnx.merge(graphdef, state)
-    base, _ = nnx.split_state(abstract, _BASE, ...)
-    base_layouts, fresh_layouts = nnx.split_state(layouts, _BASE, ...)
-    base = jax.tree.map(
-        lambda s, layout: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=layout),
-        base,
-        base_layouts,
-    )
+    base = sharding.laid_out(nnx.split_state(abstract, _BASE, ...)[0], mesh)
+    _, fresh_layouts = nnx.split_state(layouts, _BASE, ...)
     params.assign(base, weights, source)
     fresh = jax.jit(
         lambda: nnx.split_state(nnx.state(create()), _BASE, ...)[1], out_shardings=fresh_layouts

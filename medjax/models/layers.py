@@ -41,7 +41,7 @@ class Linear(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
-        # As one matrix: on a CPU, XLA sums the kernel's gradient over several axes 3 times slower.
+        # As one matrix: on a CPU, XLA sums the kernel's gradient over two axes 2.6 times slower.
         rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
         y = rows @ self.kernel.get_value().astype(self.dtype)
         y = y if self.bias is None else y + self.bias.get_value().astype(self.dtype)

@@ -43,6 +43,8 @@ class LoRAConfig:
     def __post_init__(self):
         if self.rank < 1:
             raise UserError(f"lora.rank {self.rank} must be at least 1")
+        if not 0.0 < self.alpha < math.inf:
+            raise UserError(f"lora.alpha {self.alpha} must be a number above 0")
         if not 0.0 <= self.dropout < 1.0:
             raise UserError(f"lora.dropout {self.dropout} is not in [0, 1)")
         if self.init not in ("kaiming", "normal"):

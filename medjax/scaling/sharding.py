@@ -8,7 +8,7 @@ communication.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -73,6 +73,24 @@ def shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
     )
 
 
+def laid_out(state: nnx.State, mesh: Mesh) -> nnx.State:
+    """An abstract state whose arrays say where on the mesh they will lie."""
+    return jax.tree.map(
+        lambda x, layout: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
+        state,
+        shardings(state, mesh),
+    )
+
+
+def mesh_of(state: nnx.State) -> Mesh | None:
+    """The mesh that a model lies on, if it does."""
+    for array in jax.tree.leaves(state):
+        layout = getattr(array, "sharding", None)
+        if isinstance(layout, NamedSharding) and isinstance(layout.mesh, Mesh):
+            return layout.mesh
+    return None
+
+
 def optimizer_shardings(
     optimizer: optax.GradientTransformation, params: Mapping[str, jax.Array], mesh: Mesh
 ) -> optax.OptState:
@@ -117,3 +135,11 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
         name: jax.make_array_from_process_local_data(sharding, np.asarray(array))
         for name, array in batch.items()
     }
+
+
+def put_questions(arrays: Sequence[np.ndarray | jax.Array], mesh: Mesh) -> list[jax.Array]:
+    """Spreads rows as `put_batch` does if there are as many as that needs, else copies them."""
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    divides = len(arrays[0]) % ways == 0
+    layout = batch_sharding(mesh) if divides else replicated(mesh)
+    return [jax.device_put(array, layout) for array in arrays]

@@ -27,7 +27,10 @@ from medjax.training.signals import StopRequest
 from medjax.training.step import TrainState, make_eval_step, make_train_step, split
 from medjax.training.writers import MetricsWriter
 
-_SHOWN = ("loss", "accuracy", "grad_norm", "skipped_steps", "truncated_examples")
+_SAID = (
+    "loss", "accuracy", "grad_norm", "learning_rate", "examples_per_second", "skipped_steps",
+    "truncated_examples",
+)  # fmt: skip
 
 
 class Interrupted(Exception):
@@ -148,7 +151,8 @@ def train(
                 loss, row = None, {}
                 if _due(step, schedule.log_every) or last:
                     row = window.flush(step)
-                    bar.set_postfix_str(_format({k: row[k] for k in _SHOWN if k in row}))
+                    said = {key: row[key] for key in _SAID if key in row}
+                    say(f"{name} step {step}: " + _format(said))
                 if validation and (_due(step, schedule.eval_every) or last):
                     began = time.perf_counter()
                     result = trainer.evaluate(validation())

@@ -2,9 +2,10 @@
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
@@ -52,6 +53,28 @@ def check_multipliers(names: Iterable[str], lr_multipliers) -> None:
                 f"optimizer.lr_multipliers: {pair!r} must name a parameter that trains "
                 f"(such as {names[0]}) and a multiplier of at least 0"
             )
+
+
+def check(config: ConfigDict, steps: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises UserError unless the optimizer can train parameters of these shapes.
+
+    Its state is made and updated on paper: nothing is computed.
+    """
+    params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    try:
+        optimizer = create(config, steps)
+        state = jax.eval_shape(optimizer.init, params)
+        jax.eval_shape(optimizer.update, params, state, params)
+    except UserError:
+        raise
+    except Exception as error:  # optax checks nothing: a wrong argument fails wherever it is used
+        first = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"optimizer.optax_name, optimizer.options: optax.{config.optax_name} with options "
+            f"{config.options.to_dict()} fails ({type(error).__name__}: {first}). Correct the "
+            "options, or choose an optimizer that needs gradients and a learning rate alone, such "
+            "as adamw"
+        ) from error
 
 
 def create(config: ConfigDict, steps: int) -> optax.GradientTransformation:

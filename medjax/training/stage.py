@@ -40,12 +40,19 @@ class Start:
 
     Attributes:
       checkpoint: the weights, adapters merged.
-      base: where they are, if they come from outside the run, so that an adapter can be saved
-        without them; `hashed` adds the hash.
+      origin: the file or folder that they come from; `hashed` adds its hash.
+      outside: whether these very weights lie there, outside of the run, so that an adapter can be
+        saved without them.
     """
 
     checkpoint: Checkpoint
-    base: Base | None = None
+    origin: Base
+    outside: bool = False
+
+    @property
+    def base(self) -> Base | None:
+        """What an adapter's folder names instead of holding the weights."""
+        return self.origin if self.outside else None
 
 
 def open_init(config: ConfigDict) -> Start | None:
@@ -63,7 +70,7 @@ def open_init(config: ConfigDict) -> Start | None:
         start = open_result(path)  # merged: no file holds the weights that it begins with
     else:
         named = variants.resolve(_plain(config.model), config.image_size) if config.model else None
-        start = Start(convert.open_any_model(path, named), Base(str(path.absolute())))
+        start = Start(convert.open_any_model(path, named), Base(str(path.absolute())), outside=True)
     size = start.checkpoint.config.image_size
     if size != config.image_size:
         raise UserError(
@@ -74,20 +81,19 @@ def open_init(config: ConfigDict) -> Start | None:
 
 
 def hashed(start: Start) -> Start:
-    """The start with its base's content hash, which takes time for large files."""
-    if start.base is None:
-        return start
-    say(f"weights: {start.base.path}; computing their hash")
-    base = dataclasses.replace(start.base, sha256=content_hash(start.base.path))
-    return dataclasses.replace(start, base=base)
+    """The start with its origin's content hash, which takes time for large files."""
+    say(f"weights: {start.origin.path}; computing their hash")
+    origin = dataclasses.replace(start.origin, sha256=content_hash(start.origin.path))
+    return dataclasses.replace(start, origin=origin)
 
 
 def open_result(folder: pathlib.Path) -> Start:
     """The result of an earlier stage, its adapter merged."""
     source = convert.open_source(convert.Request("medjax", "medjax", folder, folder))
-    if source.adapter is None:
-        return Start(source.checkpoint)
-    return Start(adapters.merged(source.checkpoint, source.adapter))
+    checkpoint = source.checkpoint
+    if source.adapter is not None:
+        checkpoint = adapters.merged(checkpoint, source.adapter)
+    return Start(checkpoint, Base(str(folder.absolute())))
 
 
 def _plain(model):
@@ -198,10 +204,10 @@ def plan(name: str, config: ConfigDict, model: PaliGemmaConfig, tokenizer: Token
             f"batch_size {config.batch_size} is no multiple of {ways}, which is accumulation x "
             "mesh.data x mesh.fsdp; change one of them"
         )
-    optimizers.create(config.optimizer, steps)
     adapted = lora_config(config)
-    names = tensors.specs(model) if adapted is None else adapters.adapter_specs(model, adapted)
-    optimizers.check_multipliers(names, config.optimizer.lr_multipliers)
+    shapes = tensors.specs(model) if adapted is None else adapters.adapter_specs(model, adapted)
+    optimizers.check(config.optimizer, steps, shapes)
+    optimizers.check_multipliers(shapes, config.optimizer.lr_multipliers)
     planned = Plan(
         name,
         config,
@@ -237,6 +243,10 @@ def run_stage(plan: Plan, workdir: Workdir, start: Start | None, tokenizer: Toke
     """
     name, config, mesh, steps = plan.name, plan.config, plan.mesh, plan.steps
     folder = workdir.stage(name)
+    base = None
+    if start is not None and _leaves_weights(config):
+        start = hashed(start)
+        base = start.origin
     transform = setup.make_transform(config, tokenizer)
     validation = None
     if plan.held_out is not None:
@@ -266,7 +276,10 @@ def run_stage(plan: Plan, workdir: Workdir, start: Start | None, tokenizer: Toke
         frozen=lambda parameter: optimizers.multiplier(parameter, multipliers) == 0,
     )
     checkpoints = Checkpoints(
-        folder / "checkpoints", keep_latest=config.keep_latest, keep_best=config.keep_best
+        folder / "checkpoints",
+        base=base,
+        keep_latest=config.keep_latest,
+        keep_best=config.keep_best,
     )
     try:
         train(
@@ -286,6 +299,11 @@ def run_stage(plan: Plan, workdir: Workdir, start: Start | None, tokenizer: Toke
     finally:
         checkpoints.close()
     _save(name, config, workdir, trainer.model_with(), start)
+
+
+def _leaves_weights(config: ConfigDict) -> bool:
+    """Whether some weights do not train, and so are in no checkpoint of the stage."""
+    return bool(config.lora.rank) or any(m == 0 for _, m in config.optimizer.lr_multipliers)
 
 
 def _steps(config: ConfigDict, examples: int) -> int:
@@ -320,10 +338,24 @@ def _save(name: str, config: ConfigDict, workdir: Workdir, model, start: Start |
         )
 
 
-def load_result(folder: pathlib.Path, dtype: jnp.dtype) -> PaliGemma:
+def own_mesh(config: ConfigDict) -> Mesh:
+    """A mesh of this process's devices, for what it does alone with a trained model.
+
+    It is the config's if that fits them; a run may be asked on another machine.
+    """
+    devices = jax.local_devices()
+    try:
+        return sharding.make_mesh(config.mesh, devices)
+    except UserError as error:
+        say(f"{error}; fsdp takes them all instead")
+        return sharding.make_mesh({"fsdp": -1}, devices)
+
+
+def load_result(folder: pathlib.Path, dtype: jnp.dtype, mesh: Mesh | None = None) -> PaliGemma:
     """The model of a stage's folder, adapters beside the base, computing in `dtype`.
 
-    Weights that did not train are held in it, too, as in training.
+    Weights that did not train are held in it, too, as in training. It lies on `mesh`, or on the
+    first device.
 
     Raises:
       UserError: the folder is none, or an adapter's base is not the one that it was trained on.
@@ -331,5 +363,7 @@ def load_result(folder: pathlib.Path, dtype: jnp.dtype) -> PaliGemma:
     request = convert.Request("medjax", "medjax", folder, folder)
     source = convert.open_source(request)
     if source.adapter is None:
-        return tensors.build(source.checkpoint, dtype=dtype)
-    return adapters.build_adapted(source.checkpoint, source.adapter, dtype=dtype, param_dtype=dtype)
+        return tensors.build(source.checkpoint, mesh=mesh, dtype=dtype)
+    return adapters.build_adapted(
+        source.checkpoint, source.adapter, mesh=mesh, dtype=dtype, param_dtype=dtype
+    )

@@ -2,10 +2,11 @@
 
 import contextlib
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping
+
+from medjax.files import write_whole
 
 
 @contextlib.contextmanager
@@ -59,6 +60,4 @@ def _keep_until(path: pathlib.Path, step: int) -> None:
             continue  # a line that a kill cut short
         if row["step"] <= step:
             kept.append(line)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, "".join(line + "\n" for line in kept).encode())

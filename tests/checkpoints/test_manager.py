@@ -1,5 +1,7 @@
 """Checkpoints of a run: whole, in the background, the latest and the best, or one clear error."""
 
+import asyncio
+import gc
 import itertools
 import pathlib
 
@@ -8,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medjax.checkpoints.adapters import Base
 from medjax.checkpoints.manager import Checkpoints
 from medjax.errors import UserError
 
@@ -139,6 +142,22 @@ def test_a_damaged_checkpoint_is_one_clear_error(tmp_path, how):
     assert told >= 3  # the data's position, the arrays' description, the arrays
 
 
+def test_reads_that_were_abandoned_say_nothing(tmp_path, caplog):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state(1), {})
+    checkpoints.wait()
+    (tmp_path / "1" / "state" / "manifest.ocdbt").write_bytes(b"")
+    with pytest.raises(UserError, match="damaged"):
+        checkpoints.restore(1, state(0))
+    checkpoints.close()
+    # One more, as whether orbax leaves any is a matter of threads.
+    loop = asyncio.new_event_loop()
+    loop.create_future().set_exception(ValueError("OUT_OF_RANGE: Error reading"))
+    loop.close()
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
 def _read(folder) -> str | None:
     """Restores the latest checkpoint, if there is one, or returns what the error says."""
     try:
@@ -152,6 +171,17 @@ def _read(folder) -> str | None:
     np.testing.assert_array_equal(restored["lora_a"], 1.0)
     assert data == {"next_example": 4}
     return None
+
+
+def test_another_base(manager):
+    checkpoints = manager(base=Base("/weights/a.npz", "1" * 64))
+    checkpoints.save(1, state(1), {"next_example": 4})
+    checkpoints.wait()
+    with pytest.raises(UserError, match=r"beside /weights/a\.npz .*1111.*b\.npz holds other"):
+        manager(base=Base("/weights/b.npz", "2" * 64)).restore(1, state(0, width=5))
+    # Moved, they are the same weights.
+    _, data = manager(base=Base("/weights/b.npz", "1" * 64)).restore(1, state(0))
+    assert data == {"next_example": 4}
 
 
 def test_another_models_checkpoint(manager):

@@ -143,6 +143,26 @@ class TestEveryImplementation:
         grads = jax.tree.map(lambda x: np.asarray(x, np.float64), grads)
         chex.assert_trees_all_close(grads, wanted[1], rtol=tolerance, atol=tolerance)
 
+    @pytest.mark.parametrize(
+        ("weight", "loss_scale", "argnums"),
+        [
+            (1e-7, 2.0**15, (0, 1)),  # a weight below float16's least number
+            (1.0, 2.0**24, (1,)),  # a loss scale above its greatest, of a table in float32
+        ],
+        ids=["tiny weights", "large loss scale"],
+    )
+    def test_float16_has_no_limits_within(self, score, weight, loss_scale, argnums):
+        hidden, table, targets, weights, d_loss = draw(3, (7, 4, 11))
+        table = table.astype(np.float16).astype(np.float32)
+        inputs = (
+            jnp.asarray(hidden, jnp.float16), table, targets, weight * weights, loss_scale * d_loss
+        )  # fmt: skip
+        _, found = run(score, *inputs, argnums=argnums)
+        _, wanted = numpy_cross_entropy(*inputs, soft_cap=None, label_smoothing=0.0)
+        for gradient, i in zip(found, argnums, strict=True):
+            largest = np.abs(wanted[i]).max()
+            np.testing.assert_allclose(gradient / largest, wanted[i] / largest, rtol=0, atol=4e-3)
+
     def test_only_the_loss_has_a_gradient(self, score):
         hidden, table, targets, weights, _ = draw(4, (7, 4, 11))
 

@@ -1,5 +1,7 @@
 """LoRA: what is wrapped, what it computes, and what is left when it is merged."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -239,8 +241,13 @@ def test_a_models_dropout(base_state):
     ("options", "message"),
     [
         (dict(rank=0), "lora.rank 0"),
+        (dict(alpha=0.0), "lora.alpha 0.0"),
+        (dict(alpha=-16.0), "lora.alpha -16.0"),
+        (dict(alpha=math.nan), "lora.alpha nan"),
+        (dict(alpha=math.inf), "lora.alpha inf"),
         (dict(dropout=1.0), "lora.dropout 1.0"),
         (dict(dropout=-0.1), "lora.dropout -0.1"),
+        (dict(dropout=math.nan), "lora.dropout nan"),
         (dict(init="zeros"), "lora.init 'zeros'"),
         (dict(targets=()), "lora.targets and lora.towers must name"),
         (dict(towers=()), "lora.targets and lora.towers must name"),

@@ -1,8 +1,10 @@
-"""Trains two steps on several meshes of eight simulated devices; `test_sharding.py` runs it.
+"""Trains and answers on several meshes of eight simulated devices; `test_sharding.py` runs it.
 
 Usage: eight_devices.py OUTPUT.npz. Keys of the output: <run>/<mesh>/<what>.
 """
 
+import dataclasses
+import pathlib
 import sys
 
 import jax
@@ -10,6 +12,8 @@ import numpy as np
 import optax
 from flax import nnx
 
+from medjax.checkpoints import adapters, model_folder
+from medjax.decoding import DecodeConfig, Decoder
 from medjax.errors import UserError
 from medjax.models import lora
 from medjax.models.build import build
@@ -17,6 +21,7 @@ from medjax.models.config import GemmaConfig, PaliGemmaConfig, SigLIPConfig
 from medjax.models.params import flatten
 from medjax.scaling import sharding
 from medjax.training.loop import Trainer
+from medjax.training.stage import load_result
 
 MESHES = {
     "single": {},
@@ -72,10 +77,42 @@ def train(mesh, weights, adapted: bool) -> dict[str, np.ndarray]:
     return result | {f"moments/{name}": x for name, x in shards(moments).items()}
 
 
+# Questions at a time, and how they are answered; no mesh divides three.
+ASKED = {
+    "greedy": (8, DecodeConfig(max_new_tokens=5)),
+    "three": (3, DecodeConfig(max_new_tokens=5)),
+    "sample": (8, DecodeConfig("sample", max_new_tokens=5, num_samples=2)),
+    "beam": (8, DecodeConfig("beam", max_new_tokens=5, num_beams=2)),
+}
+
+
+def trained(weights, folder: pathlib.Path) -> pathlib.Path:
+    """The folder of a stage's result: the weights, and adapters that change what they say."""
+    rng = np.random.default_rng(5)
+    config = dataclasses.replace(ADAPTERS, dropout=0.0)
+    shapes = adapters.adapter_specs(CONFIG, config).items()
+    low_rank = {k: rng.normal(0, 0.3, shape).astype(np.float32) for k, shape in shapes}
+    model_folder.save_model(folder, CONFIG, weights | low_rank, lora_config=config)
+    return folder
+
+
+def answers(mesh, folder: pathlib.Path) -> dict[str, np.ndarray]:
+    """Tokens and scores of answers, and how the answering model is cut."""
+    model = load_result(folder, np.dtype(np.float32), mesh)
+    batch = batches()[0]
+    prompts = [batch[k] for k in ("image", "tokens", "mask_ar")]
+    prompts.append((np.arange(8) < np.arange(3, 8).repeat(2)[:8, None]).astype(np.int32))
+    result = {f"shards/{name}": x for name, x in shards(flatten(model)).items()}
+    for name, (rows, config) in ASKED.items():
+        said = Decoder(model, config, eos_id=1)(*(x[:rows] for x in prompts), seed=2)
+        result |= {f"tokens/{name}": said.tokens, f"scores/{name}": said.log_prob}
+    return {key: np.asarray(value) for key, value in result.items()}
+
+
 def main(output: str) -> None:
     devices = jax.devices()
     assert len(devices) == 8, devices
-    results, weights = {}, None
+    results, weights, folder = {}, None, None
     for name, sizes in MESHES.items():
         mesh = sharding.make_mesh(sizes, devices if sizes else devices[:1])
         results[f"mesh/{name}/sizes"] = np.array(list(mesh.shape.values()))
@@ -85,6 +122,8 @@ def main(output: str) -> None:
         for run in ("full", "lora"):
             outcome = train(mesh, weights, adapted=run == "lora")
             results |= {f"{run}/{name}/{key}": value for key, value in outcome.items()}
+        folder = folder or trained(weights, pathlib.Path(output).with_name("model"))
+        results |= {f"answers/{name}/{key}": x for key, x in answers(mesh, folder).items()}
     errors = {}
     mesh = sharding.make_mesh({"data": 2, "fsdp": 4})
     attempts = {

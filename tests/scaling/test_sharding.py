@@ -1,4 +1,4 @@
-"""One training step is the same on one device and on eight, however the mesh cuts the model."""
+"""Steps and answers are the same on one device and on eight, however the mesh cuts the model."""
 
 import os
 import pathlib
@@ -98,6 +98,17 @@ def test_the_optimizers_moments_are_cut_like_their_parameters(results, run, mesh
     assert set(moments) == set(part(results, f"{run}/{mesh}/params/"))
     for name, shape in moments.items():
         np.testing.assert_array_equal(shape, parameters[name], err_msg=name)
+
+
+@pytest.mark.parametrize("asked", ["greedy", "three", "sample", "beam"])
+@pytest.mark.parametrize("mesh", MESHES)
+def test_answers_are_those_of_one_device(results, mesh, asked):
+    found, wanted = (part(results, f"answers/{m}/") for m in (mesh, "single"))
+    assert len(np.unique(wanted[f"tokens/{asked}"])) > 3
+    np.testing.assert_array_equal(found[f"tokens/{asked}"], wanted[f"tokens/{asked}"])
+    np.testing.assert_allclose(found[f"scores/{asked}"], wanted[f"scores/{asked}"], rtol=1e-5)
+    shape = SHARDS["language_model/layers/mlp/up_proj/kernel"][MESHES.index(mesh)]
+    assert tuple(found["shards/language_model/layers/mlp/up_proj/base/kernel"]) == shape
 
 
 def test_rows_of_a_batch_are_dealt_in_order(results):

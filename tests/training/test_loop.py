@@ -135,6 +135,21 @@ def test_one_line_a_step_with_validation(run, lines):
     assert "loss" not in lines()[1]
 
 
+def test_what_is_said(run, capsys):
+    """A line for what is written, and one for each validation, above the bar."""
+    run(steps=6, log=2, evaluate=3)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train step ")]
+    assert [line.split(",")[0] for line in said] == [
+        "train step 2: loss 0.75",
+        "train step 3: validation loss 1",
+        "train step 4: loss 0.2917",
+        "train step 6: loss 0.1833",
+        "train step 6: validation loss 2",
+    ]
+    assert ", accuracy 0.5, grad_norm 2, learning_rate 0.1, examples_per_second " in said[0]
+    assert said[0].endswith(", truncated_examples 2")
+
+
 def test_events_say_the_same(run, lines, tmp_path):
     run(steps=6, log=2, evaluate=3)
     (path,) = tmp_path.glob("events.out.tfevents.*")

@@ -129,6 +129,32 @@ def test_what_optax_does_not_know(changes, message):
         optimizers.create(config(**changes), 10)
 
 
+SHAPES = {name: value.shape for name, value in PARAMS.items()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optax_name": "lbfgs"}, "optax.lbfgs with options {} fails"),
+        ({"optax_name": "rprop"}, "optax.rprop with options {} fails"),
+        ({"optax_name": "sm3"}, "optax.sm3 with options {} fails"),
+        ({"optax_name": "optimistic_adam"}, "optax.optimistic_adam with options {} fails"),
+        ({"options": {"b1": "much"}}, "optax.adamw with options {'b1': 'much'} fails"),
+        ({"options": {"mu_dtype": "flaot"}}, "optax.adamw with options {'mu_dtype': 'flaot'}"),
+        ({"options": {"beta2": 0.9}}, "has no beta2"),
+    ],
+)
+def test_what_optax_cannot_do(changes, message):
+    with pytest.raises(UserError, match=message) as error:
+        optimizers.check(config(**changes), 10, SHAPES)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "adafactor", "lion", "novograd"])
+def test_what_optax_can(name):
+    optimizers.check(config(optax_name=name, options={}, clip_norm=1.0), 10, SHAPES)
+
+
 @pytest.mark.parametrize(
     "pair", [("q_prj", 1.0), ("scale", -1.0), ("scale", "much"), ("(", 1.0), ("scale",), "scale"]
 )

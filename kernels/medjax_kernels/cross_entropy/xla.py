@@ -61,6 +61,19 @@ def _d_logits(logits, lse, targets, weights, soft_cap, label_smoothing):
     return gradient if soft_cap is None else gradient * (1.0 - jnp.square(logits / soft_cap))
 
 
+def _product(equation, d_logits, other, bound):
+    """einsum of the logits' gradient and `other` in the latter's dtype, summed in float32.
+
+    In float16 most of it, probabilities times weights, would be too small to be told from zero.
+    So it is scaled by `bound`, than which no entry is larger (it broadcasts to the result, too).
+    """
+    scale = jnp.float32(1.0)
+    if other.dtype == jnp.float16:
+        scale = 2.0**15 / jnp.where(bound == 0, 1.0, bound)
+    half = (d_logits * scale).astype(other.dtype)
+    return jnp.einsum(equation, half, other, preferred_element_type=jnp.float32) / scale
+
+
 def _each_chunk(body, empty, carry, weights, chunk):
     """Scans `body(carry, index)` over the chunks with a token that counts; the rest get `empty`."""
     order, count = _ordered(weights, chunk)
@@ -80,6 +93,9 @@ def _each_chunk(body, empty, carry, weights, chunk):
 
 
 def _forward(hidden, table, targets, weights, soft_cap, label_smoothing, chunk, with_gradient):
+    # The loss scale, without which float16 is too coarse, comes with the backward pass.
+    kept = jnp.float32 if hidden.dtype == jnp.float16 else hidden.dtype
+
     def body(_, index):
         states, goals, w = _take(hidden, index), _take(targets, index), _take(weights, index)
         logits = _logits(states, table, soft_cap)
@@ -95,14 +111,12 @@ def _forward(hidden, table, targets, weights, soft_cap, label_smoothing, chunk, 
         if not with_gradient:
             return None, (*out, None)
         d_logits = _d_logits(logits, lse, goals, w, soft_cap, label_smoothing)
-        d_hidden = jnp.einsum(
-            "MV,VD->MD", d_logits.astype(hidden.dtype), table.astype(hidden.dtype),
-            preferred_element_type=jnp.float32,
-        )  # fmt: skip
-        return None, (*out, d_hidden.astype(hidden.dtype))
+        rows = table.astype(hidden.dtype)
+        d_hidden = _product("MV,VD->MD", d_logits, rows, jnp.abs(w)[:, None])
+        return None, (*out, d_hidden.astype(kept))
 
     zeros = jnp.zeros(chunk, jnp.float32)
-    d_zeros = jnp.zeros((chunk, hidden.shape[1]), hidden.dtype) if with_gradient else None
+    d_zeros = jnp.zeros((chunk, hidden.shape[1]), kept) if with_gradient else None
     empty = (zeros, zeros, jnp.zeros(chunk, jnp.int32), d_zeros)
     _, (loss, log_prob, argmax, d_hidden) = _each_chunk(body, empty, None, weights, chunk)
     return (loss, log_prob, argmax), d_hidden
@@ -116,17 +130,19 @@ def _cross_entropy(hidden, table, targets, weights, soft_cap, label_smoothing, c
 def _vjp_forward(hidden, table, targets, weights, soft_cap, label_smoothing, chunk):
     values = (hidden.value, table.value, targets.value, weights.value)
     scores, d_hidden = _forward(*values, soft_cap, label_smoothing, chunk, hidden.perturbed)
-    # Residuals may hold arrays only: what the table's gradient needs is kept when it is wanted.
-    return scores, (d_hidden, values if table.perturbed else None)
+    # Residuals may hold arrays only: an empty one tells the dtype, and what the table's gradient
+    # needs is kept when it is wanted.
+    like = jnp.zeros(0, hidden.value.dtype)
+    return scores, (d_hidden, like, values if table.perturbed else None)
 
 
 def _vjp_backward(soft_cap, label_smoothing, chunk, residuals, cotangents):
-    d_hidden, values = residuals
+    d_hidden, like, values = residuals
     d_loss = cotangents[0]
     if isinstance(d_loss, jax.custom_derivatives.SymbolicZero):
         return None, None, None, None
     if d_hidden is not None:
-        d_hidden = (d_loss[:, None] * d_hidden).astype(d_hidden.dtype)
+        d_hidden = (d_loss[:, None] * d_hidden).astype(like.dtype)
     d_table = None
     if values is not None:
         hidden, table, targets, weights = values
@@ -137,12 +153,9 @@ def _vjp_backward(soft_cap, label_smoothing, chunk, residuals, cotangents):
             lse = jax.nn.logsumexp(logits, axis=1)
             w = _take(weights * d_loss, index)
             d_logits = _d_logits(logits, lse, goals, w, soft_cap, label_smoothing)
-            share = jnp.einsum(
-                "MV,MD->VD", d_logits.astype(states.dtype), states,
-                preferred_element_type=jnp.float32,
-            )  # fmt: skip
-            return total + share, None
+            return total + _product("MV,MD->VD", d_logits, states, bound), None
 
+        bound = jnp.max(jnp.abs(weights * d_loss))
         total = jnp.zeros(table.shape, jnp.float32)
         d_table = _each_chunk(body, None, total, weights, chunk)[0].astype(table.dtype)
     return d_hidden, d_table, None, None
