@@ -28,7 +28,7 @@ def _arguments() -> argparse.Namespace:
     add("--to", dest="target", required=True, choices=convert.TARGETS)
     add("--input", required=True, type=path, help="npz file of big_vision, or a folder")
     add("--output", required=True, type=path, help="npz file of big_vision, or a new folder")
-    add("--model-config", help="official name or JSON file; needed for big_vision's npz")
+    add("--model-config", help="official name or JSON file; needed for an npz file")
     add("--dtype", help="float32, bfloat16 or float16; by default as the input")
     add("--adapter", type=path, help="PEFT or medjax adapter folder, merged in float32")
     add("--keep-adapter", action="store_true", help="with --to medjax: do not merge the adapter")

@@ -8,14 +8,17 @@ An adapter, found in a medjax folder or given, is merged in float32, or written 
 import dataclasses
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 from medjax.checkpoints import big_vision, huggingface, model_folder, peft
 from medjax.checkpoints.adapters import Adapter, Base, check_base, merged
 from medjax.checkpoints.files import content_hash
 from medjax.checkpoints.tensors import DTYPES, Checkpoint, LazyArray
 from medjax.errors import UserError
+from medjax.models import config as model_config
 from medjax.models import variants
 from medjax.models.config import PaliGemmaConfig
+from medjax.models.variants import PADDED_VOCAB_SIZE, VOCAB_SIZE
 
 SOURCES = ("big_vision", "huggingface", "medjax")
 TARGETS = ("huggingface", "big_vision", "medjax", "peft")
@@ -29,7 +32,8 @@ class Request:
       source, target: one of SOURCES, one of TARGETS.
       input: an npz file (big_vision) or a folder.
       output: an npz file (big_vision) or a folder, which appears when it is complete.
-      model_config: official name or JSON file; needed for big_vision, not allowed otherwise.
+      model_config: official name or JSON file; needed for big_vision, which does not say what model
+        it is; of an input that does, it must be the model.
       dtype: of the written weights, a key of DTYPES; by default the source's.
       adapter: folder of a PEFT or medjax adapter.
       keep_adapter: write the adapter beside the base instead of merging it (to medjax only).
@@ -62,8 +66,6 @@ class Request:
                 "a big_vision checkpoint does not say what model it is; give --model-config, a "
                 f"JSON file or one of {', '.join(variants.VARIANTS)}"
             )
-        if self.source != "big_vision" and self.model_config is not None:
-            raise UserError(f"--model-config: a {self.source} folder says itself what model it is")
         if self.keep_adapter and self.target != "medjax":
             raise UserError("--keep-adapter goes with --to medjax; to PEFT's format, --to peft")
         if self.tokenizer is not None and not self.tokenizer.is_file():
@@ -103,6 +105,8 @@ def open_source(request: Request) -> Source:
             checkpoint = model_folder.open_model(path)
         else:
             checkpoint = _open_base(path, adapter, request.other_base)
+    if request.model_config is not None:
+        check_model(checkpoint, request.model_config)
     if request.adapter is not None:
         if adapter is not None:
             raise UserError(f"{path} has an adapter already; --adapter cannot add another")
@@ -114,6 +118,33 @@ def open_source(request: Request) -> Source:
     if request.tokenizer is not None:
         checkpoint = dataclasses.replace(checkpoint, tokenizer=request.tokenizer)
     return Source(checkpoint, adapter)
+
+
+def check_model(checkpoint: Checkpoint, named: str) -> None:
+    """Raises UserError if a checkpoint is not the named model, but for Gemma's padding."""
+    found, wanted = _sizes(checkpoint.config), _sizes(variants.resolve(named))
+    different = [
+        f"{key} is {wanted[key]}, but {found[key]} in {checkpoint.where}"
+        for key in found
+        if found[key] != wanted[key]
+    ]
+    if different:
+        raise UserError(
+            f"--model-config {named}: {'; '.join(different)}. Name the input's own model, or none"
+        )
+
+
+def _sizes(config: PaliGemmaConfig) -> dict[str, Any]:
+    """What a model is made of, flat: "llm.width" -> 2048; the same for the same computation."""
+    llm = config.llm
+    rows = VOCAB_SIZE if llm.vocab_size == PADDED_VOCAB_SIZE else llm.vocab_size
+    scale = llm.query_scale_dim or llm.head_dim
+    llm = dataclasses.replace(llm, vocab_size=rows, query_scale_dim=scale)
+    nested = model_config.to_dict(dataclasses.replace(config, llm=llm))
+    towers = {
+        f"{tower}.{key}": value for tower in ("img", "llm") for key, value in nested[tower].items()
+    }
+    return {"image_size": config.image_size, **towers}
 
 
 def open_any_adapter(path: pathlib.Path) -> Adapter:

@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from medjax.checkpoints import adapters, convert, huggingface, model_folder, pef
 from medjax.checkpoints.convert import Request
 from medjax.errors import UserError
 from medjax.models import config as model_config
+from medjax.models import variants
 from medjax.models.lora import LoRAConfig
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -66,6 +68,37 @@ def test_dtype(tmp_path):
     for name, array in model_folder.open_model(tmp_path / "m"):
         wanted = original().arrays[name].read().astype(array.dtype)
         np.testing.assert_array_equal(array, wanted)
+
+
+@pytest.mark.parametrize("source", ["huggingface", "medjax"])
+def test_model_config_must_be_the_inputs_own(source, tmp_path):
+    run("big_vision", source, NPZ, tmp_path / "in")
+    data = json.loads(CONFIG_JSON.read_text())
+    # Another spelling of the same computation: queries scaled by the heads' width.
+    data["llm"]["query_scale_dim"] = data["llm"]["head_dim"]
+    (tmp_path / "same.json").write_text(json.dumps(data))
+    for i, same in enumerate((CONFIG_JSON, tmp_path / "same.json")):
+        run(source, "medjax", tmp_path / "in", tmp_path / f"out{i}", model_config=str(same))
+    data["llm"]["attn_logits_softcap"], data["image_size"] = 30.0, 70
+    (tmp_path / "other.json").write_text(json.dumps(data))
+    for named, message in {
+        str(tmp_path / "other.json"): "image_size is 70, but 56 in .*; llm.attn_logits_softcap is",
+        "paligemma-3b-224": "llm.width is 2048, but 48 in",
+        "gemma": "neither a .json file nor one of",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            run(source, "medjax", tmp_path / "in", tmp_path / "no", model_config=named)
+    assert not (tmp_path / "no").exists()
+
+
+def test_model_config_may_name_the_vocabulary_with_its_padding():
+    official = variants.VARIANTS["paligemma-3b-224"]
+    rows = dataclasses.replace(official.llm, vocab_size=variants.VOCAB_SIZE)
+    unpadded = dataclasses.replace(official, llm=rows)
+    convert.check_model(types.SimpleNamespace(where="hf", config=unpadded), "paligemma-3b-224")
+    other = dataclasses.replace(official, llm=dataclasses.replace(rows, vocab_size=257_153))
+    with pytest.raises(UserError, match=r"llm\.vocab_size is 257152, but 257153"):
+        convert.check_model(types.SimpleNamespace(where="hf", config=other), "paligemma-3b-224")
 
 
 @pytest.mark.parametrize("kind", ["peft", "medjax"])
@@ -130,7 +163,6 @@ def test_adapter_alone_finds_its_base_and_knows_it(tmp_path):
         (dict(target="onnx"), "--to 'onnx' is none of"),
         (dict(dtype="int8"), "--dtype 'int8' is none of"),
         (dict(model_config=None), "give --model-config"),
-        (dict(source="medjax"), "says itself"),
         (dict(target="huggingface", keep_adapter=True), "--keep-adapter goes with"),
         (dict(tokenizer=pathlib.Path("none.model")), "is no file"),
     ],
