@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from medjax import cache
 from medjax import config as config_lib
 from medjax import workdir as workdir_lib
 from medjax.checkpoints import convert, huggingface, probe
@@ -91,7 +92,7 @@ def _train(config: ConfigDict, workdir: Workdir) -> None:
 def prepare_libraries() -> None:
     """Compiled programs are kept for the next run; libraries' notes stay out of the way."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(setup.cache_dir() / "jax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "jax"))
     logging.getLogger("absl").setLevel(logging.WARNING)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from medjax.checkpoints import big_vision, huggingface, model_folder, peft
 from medjax.checkpoints.adapters import Adapter, Base, check_base, merged
-from medjax.checkpoints.files import content_hash
+from medjax.checkpoints.hashes import remembered_hash
 from medjax.checkpoints.tensors import DTYPES, Checkpoint, LazyArray
 from medjax.errors import UserError
 from medjax.models import config as model_config
@@ -112,7 +112,7 @@ def open_source(request: Request) -> Source:
             raise UserError(f"{path} has an adapter already; --adapter cannot add another")
         adapter = open_any_adapter(request.adapter)
         if not request.other_base and adapter.base is not None and adapter.base.sha256 is not None:
-            check_base(adapter, content_hash(path), str(path))
+            check_base(adapter, remembered_hash(path), str(path))
     if adapter is not None:
         adapter.check(checkpoint.config)
     if request.tokenizer is not None:
@@ -190,7 +190,7 @@ def _open_base(path: pathlib.Path, adapter: Adapter, other_base: bool) -> Checkp
             f"--input and {path} as --adapter"
         )
     if not other_base:
-        check_base(adapter, content_hash(base), str(base))
+        check_base(adapter, remembered_hash(base), str(base))
     checkpoint = open_any_model(base, model_folder.read_config(path))
     tokenizer = path / model_folder.TOKENIZER
     return (
@@ -276,7 +276,7 @@ def _write(request: Request, result: Checkpoint, adapter: Adapter | None) -> Non
     else:
         kept = adapter if request.keep_adapter else None
         if kept is not None and kept.base is None:
-            base = Base(str(request.input.absolute()), content_hash(request.input))
+            base = Base(str(request.input.absolute()), remembered_hash(request.input))
             kept = dataclasses.replace(kept, base=base)
         model_folder.write_folder(
             output, result.config, result, kept, tokenizer=result.tokenizer, overwrite=overwrite

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from medjax.checkpoints import adapters, convert, model_folder, tensors
 from medjax.checkpoints.adapters import Base
-from medjax.checkpoints.files import content_hash
+from medjax.checkpoints.hashes import remembered_hash
 from medjax.checkpoints.manager import Checkpoints
 from medjax.checkpoints.tensors import Checkpoint
 from medjax.cli import say
@@ -74,11 +74,11 @@ def open_init(config: ConfigDict) -> Start | None:
 
 
 def hashed(start: Start) -> Start:
-    """The start with its base's content hash, which takes time for large files."""
+    """The start with its base's content hash, which takes time for large files that are new."""
     if start.base is None:
         return start
-    say(f"weights: {start.base.path}; computing their hash")
-    base = dataclasses.replace(start.base, sha256=content_hash(start.base.path))
+    say(f"weights: {start.base.path}")
+    base = dataclasses.replace(start.base, sha256=remembered_hash(start.base.path))
     return dataclasses.replace(start, base=base)
 
 
