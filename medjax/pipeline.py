@@ -22,6 +22,7 @@ from medjax.data.tokenizer import Tokenizer
 from medjax.errors import UserError
 from medjax.evaluation import run as evaluation
 from medjax.evaluation.files import write_whole
+from medjax.models.config import PaliGemmaConfig
 from medjax.scaling import precision
 from medjax.training import stage as stages
 from medjax.training.loop import Interrupted
@@ -72,6 +73,8 @@ def _train(config: ConfigDict, workdir: Workdir) -> None:
             "lora.rank is set, so that only adapters would learn beside weights that are random: "
             "set init to the weights to start from, an npz file or a model's folder"
         )
+    if config.export.huggingface:
+        _check_export(model, tokenizer)
     plans = [stages.plan(name, stage, model) for name, stage in configs.items()]
     workdir_lib.create(workdir, config)
     tokenizer.save(workdir.tokenizer)
@@ -191,6 +194,13 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
     say(table.to_text())
     say(f"answers: {folder / 'predictions.html'}")
     return table.to_dict()
+
+
+def _check_export(model: PaliGemmaConfig, tokenizer: Tokenizer) -> None:
+    try:
+        huggingface.check_exportable(model, tokenizer)
+    except UserError as error:
+        raise UserError(f"{error}; set export.huggingface to False to train without") from error
 
 
 def export(config: ConfigDict, workdir: Workdir) -> dict:

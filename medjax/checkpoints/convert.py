@@ -135,11 +135,9 @@ def check_model(checkpoint: Checkpoint, named: str) -> None:
 
 
 def _sizes(config: PaliGemmaConfig) -> dict[str, Any]:
-    """What a model is made of, flat: "llm.width" -> 2048; the same for the same computation."""
-    llm = config.llm
-    rows = VOCAB_SIZE if llm.vocab_size == PADDED_VOCAB_SIZE else llm.vocab_size
-    scale = llm.query_scale_dim or llm.head_dim
-    llm = dataclasses.replace(llm, vocab_size=rows, query_scale_dim=scale)
+    """What a model is made of, flat: "llm.width" -> 2048; vocabularies without padding."""
+    rows = VOCAB_SIZE if config.llm.vocab_size == PADDED_VOCAB_SIZE else config.llm.vocab_size
+    llm = dataclasses.replace(config.llm, vocab_size=rows)
     nested = model_config.to_dict(dataclasses.replace(config, llm=llm))
     towers = {
         f"{tower}.{key}": value for tower in ("img", "llm") for key, value in nested[tower].items()

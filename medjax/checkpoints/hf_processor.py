@@ -64,7 +64,7 @@ class Processor:
         if self.tokenizer is not None:
             shutil.copyfile(self.tokenizer, folder / SENTENCEPIECE)
             tokenizer = Tokenizer.load(self.tokenizer)
-            pieces = _pieces(self.tokenizer)
+            pieces = read_pieces(tokenizer)
             _write(folder / "tokenizer.json", tokenizer_json(tokenizer, pieces))
             _write(folder / "tokenizer_config.json", _tokenizer_config(tokenizer, pieces))
 
@@ -126,15 +126,20 @@ _PROTO: Any = sentencepiece_model_pb2  # generated code, opaque to type checkers
 _PIECE: Any = _PROTO.ModelProto.SentencePiece
 
 
-def _pieces(path: pathlib.Path) -> list[Any]:
-    proto = _PROTO.ModelProto.FromString(path.read_bytes())
+def read_pieces(tokenizer: Tokenizer) -> list[Any]:
+    """The pieces of a tokenizer's model file.
+
+    Raises:
+      UserError: it cannot be written as a tokenizer.json.
+    """
+    name, proto = tokenizer.name, _PROTO.ModelProto.FromString(tokenizer.model)
     if proto.trainer_spec.model_type != _PROTO.TrainerSpec.BPE:
         raise UserError(
-            f"{path} is no byte-pair encoding; only such tokenizers are written for Hugging Face"
+            f"{name} is no byte-pair encoding; only such tokenizers are written for Hugging Face"
         )
     if proto.normalizer_spec.name != "identity" or proto.normalizer_spec.remove_extra_whitespaces:
         raise UserError(
-            f"{path} normalizes text ({proto.normalizer_spec.name}); only tokenizers that leave it "
+            f"{name} normalizes text ({proto.normalizer_spec.name}); only tokenizers that leave it "
             "as it is, as Gemma's, are written for Hugging Face"
         )
     return list(proto.pieces)
