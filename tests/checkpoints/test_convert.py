@@ -95,10 +95,10 @@ def test_model_config_may_name_the_vocabulary_with_its_padding():
     official = variants.VARIANTS["paligemma-3b-224"]
     rows = dataclasses.replace(official.llm, vocab_size=variants.VOCAB_SIZE)
     unpadded = dataclasses.replace(official, llm=rows)
-    convert.check_model(types.SimpleNamespace(where="hf", config=unpadded), "paligemma-3b-224")
+    convert.check_model(types.SimpleNamespace(where="hf", config=unpadded), official, "named")
     other = dataclasses.replace(official, llm=dataclasses.replace(rows, vocab_size=257_153))
     with pytest.raises(UserError, match=r"llm\.vocab_size is 257152, but 257153"):
-        convert.check_model(types.SimpleNamespace(where="hf", config=other), "paligemma-3b-224")
+        convert.check_model(types.SimpleNamespace(where="hf", config=other), official, "named")
 
 
 @pytest.mark.parametrize("kind", ["peft", "medjax"])
@@ -156,6 +156,80 @@ def test_adapter_alone_finds_its_base_and_knows_it(tmp_path):
     assert not (tmp_path / "d").exists()
 
 
+@pytest.mark.parametrize("format_", ["huggingface", "medjax", "big_vision"])
+def test_adapter_of_peft_comes_in_with_its_base_of_any_format(format_, tmp_path):
+    base = tmp_path / ("base.npz" if format_ == "big_vision" else "base")
+    run("big_vision", format_, NPZ, base)
+    named = {"model_config": str(CONFIG_JSON)} if format_ == "big_vision" else {}
+    peft.write_adapter(random_adapter(adapters.Base(str(base))), tmp_path / "adapter")
+    wanted = adapters.merged(original(), random_adapter())
+    for i, options in enumerate([{}, {"base": base}]):
+        for target in ("huggingface", "medjax"):
+            out = tmp_path / f"{target}{i}"
+            report = run("peft", target, tmp_path / "adapter", out, **options, **named)
+            assert report["adapter"] == "merged"
+            assert_equal(wanted, convert.open_any_model(out))
+    run("peft", "big_vision", tmp_path / "adapter", tmp_path / "out.npz", **named)
+    assert_equal(wanted, convert.open_any_model(tmp_path / "out.npz", CONFIG))
+    options = {"keep_adapter": True, **named}
+    run("peft", "medjax", tmp_path / "adapter", tmp_path / "kept", **options)
+    for name, array in random_adapter():
+        kept = model_folder.open_adapter(tmp_path / "kept").arrays[name].read()
+        np.testing.assert_array_equal(kept, array)
+    assert_equal(original(), model_folder.open_model(tmp_path / "kept"))
+
+
+def test_tokenizer_of_the_base_goes_with_an_adapter_of_peft(tmp_path):
+    run("big_vision", "huggingface", NPZ, tmp_path / "base")
+    (tmp_path / "base" / "tokenizer.json").write_text("{}")
+    peft.write_adapter(random_adapter(), tmp_path / "adapter")
+    run("peft", "huggingface", tmp_path / "adapter", tmp_path / "hf", base=tmp_path / "base")
+    assert (tmp_path / "hf" / "tokenizer.json").read_text() == "{}"
+
+
+def test_base_that_has_moved(tmp_path):
+    adapter = random_adapter(adapters.Base("nowhere.npz", model_folder.content_hash(NPZ)))
+    model_folder.write_folder(tmp_path / "lora", CONFIG, None, adapter)
+    with pytest.raises(UserError, match="as --base"):
+        run("medjax", "medjax", tmp_path / "lora", tmp_path / "out")
+    run("medjax", "medjax", tmp_path / "lora", tmp_path / "out", base=NPZ)
+    assert_equal(adapters.merged(original(), adapter), model_folder.open_model(tmp_path / "out"))
+    run("big_vision", "big_vision", NPZ, tmp_path / "other.npz", dtype="float16")
+    with pytest.raises(UserError, match="was trained on"):
+        run("medjax", "medjax", tmp_path / "lora", tmp_path / "no", base=tmp_path / "other.npz")
+
+
+def test_bases_that_make_no_sense(tmp_path):
+    peft.write_adapter(random_adapter(), tmp_path / "adapter")
+    for arguments, options, message in [
+        (("peft", "medjax", tmp_path / "adapter"), {}, "does not name its base; give it as --base"),
+        (("peft", "medjax", tmp_path / "adapter"), {"base": NPZ}, "--model-config of convert"),
+        (("peft", "medjax", tmp_path / "adapter"), {"base": tmp_path}, "is no npz file"),
+        (("big_vision", "medjax", NPZ), {"base": NPZ}, "--base goes with an adapter alone"),
+        (("peft", "medjax", NPZ), {"base": NPZ}, "adapter_config.json cannot be read"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            run(*arguments, tmp_path / "out", **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_adapter_of_a_model_that_transformers_lacks(tmp_path):
+    data = json.loads(CONFIG_JSON.read_text())
+    data["llm"]["query_scale_dim"] = 3
+    model = model_config.from_dict(data)
+    llm = dataclasses.replace(model.llm, num_heads=5, num_kv_heads=5)
+    rng = np.random.default_rng(0)
+    model = dataclasses.replace(model, llm=llm)
+    named = {n: rng.standard_normal(s).astype("float32") for n, s in tensors.specs(model).items()}
+    lora = {n: tensors.lazy(np.zeros(s, np.float32))
+            for n, s in adapters.adapter_specs(model, LORA).items()}  # fmt: skip
+    adapter = adapters.Adapter("random", LORA, lora)
+    model_folder.write_folder(tmp_path / "m", model, tensors.in_memory(model, named), adapter)
+    with pytest.raises(UserError, match="cannot be written for it"):
+        run("medjax", "peft", tmp_path / "m", tmp_path / "adapter")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -185,12 +259,13 @@ def test_adapters_that_are_not_there(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def command(*args) -> subprocess.CompletedProcess:
+def command(*args, path="") -> subprocess.CompletedProcess:
+    paths = os.pathsep.join(filter(None, [str(path), os.environ.get("PYTHONPATH", "")]))
     return subprocess.run(
         [sys.executable, ROOT / "tools" / "convert.py", *map(str, args)],
         capture_output=True,
         text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": paths},
     )
 
 
@@ -205,6 +280,38 @@ def test_command_prints_one_json_object_and_verifies(tmp_path):
     assert report["adapter"] == "merged"
     assert set(report["max_logit_difference"]) == {"output in transformers", "output in medjax"}
     assert max(report["max_logit_difference"].values()) < 2e-5
+
+
+def test_command_asks_whoever_can_run_input_or_output(tmp_path):
+    peft.write_adapter(random_adapter(), tmp_path / "adapter")
+    run("big_vision", "huggingface", NPZ, tmp_path / "hf")
+    flags = ("--from", "peft", "--input", tmp_path / "adapter", "--base", tmp_path / "hf")
+    for target, asked in {
+        "peft": {"input in PEFT", "output in medjax", "output in PEFT"},
+        "big_vision": {"input in PEFT", "output in medjax"},
+    }.items():
+        out = tmp_path / f"{target}.npz"
+        done = command(*flags, "--to", target, "--output", out, "--verify", "--json")
+        assert done.returncode == 0, done.stderr
+        differences = json.loads(done.stdout)["max_logit_difference"]
+        assert set(differences) == asked
+        assert max(differences.values()) < 2e-5
+
+
+def test_command_says_who_is_not_there_to_be_asked(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as u\nfind = u.find_spec\n"
+        "u.find_spec = lambda n, *a: None if n in ('torch', 'peft') else find(n, *a)\n"
+    )
+    peft.write_adapter(random_adapter(), tmp_path / "adapter")
+    done = command(
+        "--from", "big_vision", "--to", "peft", "--input", NPZ, "--output", tmp_path / "out",
+        "--model-config", CONFIG_JSON, "--adapter", tmp_path / "adapter", "--verify", "--json",
+        path=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)["max_logit_difference"]) == {"output in medjax"}
+    assert "output in PEFT: not compared; not installed: torch, peft" in done.stderr
 
 
 def test_command_exits_with_2_and_leaves_nothing(tmp_path):
