@@ -264,7 +264,12 @@ def convert(
         result = big_vision.unpadded(result)
     if tick is not None:
         result = _ticking(result, tick)
-    _write(request, result, source)
+    try:
+        _write(request, result, source)
+    except OSError as error:
+        raise UserError(
+            f"output {request.output} cannot be written: {error}; nothing is left of it"
+        ) from error
     count = sum(array.size for array in result.arrays.values())
     return {
         "from": request.source,

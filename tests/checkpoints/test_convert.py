@@ -1,7 +1,9 @@
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import types
@@ -257,6 +259,32 @@ def test_adapters_that_are_not_there(tmp_path):
     with pytest.raises(UserError, match="no npz file, medjax folder or Hugging Face folder"):
         convert.open_any_model(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@contextlib.contextmanager
+def small_disk(size: int):
+    """No file may grow beyond `size` bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("target", convert.TARGETS)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nothing_is_left_when_the_disk_is_full(target, overwrite, tmp_path):
+    peft.write_adapter(random_adapter(), tmp_path / "adapter")
+    options = dict(adapter=tmp_path / "adapter", overwrite=overwrite)
+    out = tmp_path / ("out.npz" if target == "big_vision" else "out")
+    if overwrite:
+        run("big_vision", target, NPZ, out, **options)
+    before = model_folder.content_hash(tmp_path)
+    with small_disk(4096), pytest.raises(UserError, match="File too large; nothing is left of it"):
+        run("big_vision", target, NPZ, out, **options)
+    assert model_folder.content_hash(tmp_path) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter", *([out.name] * overwrite)}
 
 
 def command(*args, path="") -> subprocess.CompletedProcess:
