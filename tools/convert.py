@@ -52,7 +52,8 @@ def _run(args: argparse.Namespace) -> dict:
     request = convert.Request(**options)
     source = convert.open_source(request)
     total = len(source.checkpoint.arrays)
-    with tqdm(total=total, unit="parameter", disable=args.target == "peft") as bar:
+    bar = tqdm(total=total, unit="parameter", delay=1, disable=args.target == "peft")
+    with bar:
         report = convert.convert(request, source, tick=lambda name: bar.update())
     if args.verify:
         report["max_logit_difference"] = _verify(request, source)

@@ -125,6 +125,7 @@ def open_source(request: Request) -> Source:
         tokenizer = path / model_folder.TOKENIZER
     if tokenizer is not None:
         checkpoint = dataclasses.replace(checkpoint, tokenizer=tokenizer)
+        hf_processor.fitting_tokenizer(checkpoint, tokenizer)
     return Source(checkpoint, weights, adapter)
 
 
@@ -166,12 +167,13 @@ def check_model(checkpoint: Checkpoint, named: PaliGemmaConfig, name: str) -> No
     """Raises UserError if a checkpoint is not the named model, but for Gemma's padding."""
     found, wanted = _sizes(checkpoint.config), _sizes(named)
     different = [
-        f"{key} is {wanted[key]}, but {found[key]} in {checkpoint.where}"
-        for key in found
-        if found[key] != wanted[key]
+        f"{key} is {found[key]}, not {wanted[key]}" for key in found if found[key] != wanted[key]
     ]
     if different:
-        raise UserError(f"{name}: {'; '.join(different)}. Name the input's own model, or none")
+        more = f", and {len(different) - 4} more" if len(different) > 4 else ""
+        raise UserError(
+            f"{name} is not the model of {checkpoint.where}, whose {', '.join(different[:4])}{more}"
+        )
 
 
 def _sizes(config: PaliGemmaConfig) -> dict[str, Any]:

@@ -86,12 +86,7 @@ def load(checkpoint: Checkpoint, copy_from: pathlib.Path | None) -> Processor:
         return Processor(image, ids, copy_from=copy_from)
     if checkpoint.tokenizer is None:
         return Processor(hf_config.image_token(rows, None), _GEMMA_IDS)
-    tokenizer = Tokenizer.load(checkpoint.tokenizer)
-    if tokenizer.vocab_size > rows:
-        raise UserError(
-            f"{checkpoint.tokenizer} has {tokenizer.vocab_size} ids, loc and seg included, but "
-            f"{checkpoint.where} only {rows} rows; it is another model's tokenizer"
-        )
+    tokenizer = fitting_tokenizer(checkpoint, checkpoint.tokenizer)
     ids = {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,
@@ -99,6 +94,21 @@ def load(checkpoint: Checkpoint, copy_from: pathlib.Path | None) -> Processor:
     }
     image = hf_config.image_token(rows, tokenizer.vocab_size)
     return Processor(image, ids, tokenizer=checkpoint.tokenizer)
+
+
+def fitting_tokenizer(checkpoint: Checkpoint, path: pathlib.Path) -> Tokenizer:
+    """The tokenizer of a file.
+
+    Raises:
+      UserError: it is none, or has more ids than the model has rows.
+    """
+    tokenizer, rows = Tokenizer.load(path), checkpoint.config.llm.vocab_size
+    if tokenizer.vocab_size > rows:
+        raise UserError(
+            f"{path} has {tokenizer.vocab_size} ids, loc and seg included, but "
+            f"{checkpoint.where} only {rows} rows; it is another model's tokenizer"
+        )
+    return tokenizer
 
 
 def _write(path: pathlib.Path, data: dict) -> None:

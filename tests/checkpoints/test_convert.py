@@ -13,6 +13,7 @@ import pytest
 
 from medjax.checkpoints import adapters, convert, huggingface, model_folder, peft, probe, tensors
 from medjax.checkpoints.convert import Request
+from medjax.data.tokenizer import train_tokenizer
 from medjax.errors import UserError
 from medjax.models import config as model_config
 from medjax.models import variants
@@ -84,8 +85,8 @@ def test_model_config_must_be_the_inputs_own(source, tmp_path):
     data["llm"]["attn_logits_softcap"], data["image_size"] = 30.0, 70
     (tmp_path / "other.json").write_text(json.dumps(data))
     for named, message in {
-        str(tmp_path / "other.json"): "image_size is 70, but 56 in .*; llm.attn_logits_softcap is",
-        "paligemma-3b-224": "llm.width is 2048, but 48 in",
+        str(tmp_path / "other.json"): "is 56, not 70, llm.attn_logits_softcap is 5.0, not 30.0$",
+        "paligemma-3b-224": "image_size is 56, not 224.* and 10 more$",
         "gemma": "neither a .json file nor one of",
     }.items():
         with pytest.raises(UserError, match=message):
@@ -99,7 +100,7 @@ def test_model_config_may_name_the_vocabulary_with_its_padding():
     unpadded = dataclasses.replace(official, llm=rows)
     convert.check_model(types.SimpleNamespace(where="hf", config=unpadded), official, "named")
     other = dataclasses.replace(official, llm=dataclasses.replace(rows, vocab_size=257_153))
-    with pytest.raises(UserError, match=r"llm\.vocab_size is 257152, but 257153"):
+    with pytest.raises(UserError, match=r"hf, whose llm\.vocab_size is 257153, not 257152$"):
         convert.check_model(types.SimpleNamespace(where="hf", config=other), official, "named")
 
 
@@ -247,6 +248,17 @@ def test_requests_that_make_no_sense(options, message):
     good = request("big_vision", "medjax", NPZ, "out")
     with pytest.raises(UserError, match=message):
         dataclasses.replace(good, **options)
+
+
+def test_tokenizer_must_be_one_and_the_models(tmp_path):
+    train_tokenizer(["what plane is this? axial"], tmp_path / "tokenizer.model", vocab_size=300)
+    for path, message in [
+        (CONFIG_JSON, "no sentencepiece model file"),
+        (tmp_path / "tokenizer.model", "another model's tokenizer"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            run("big_vision", "medjax", NPZ, tmp_path / "out", tokenizer=path)
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.model"]
 
 
 def test_adapters_that_are_not_there(tmp_path):
