@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from medjax import cache
 from medjax import config as config_lib
 from medjax import workdir as workdir_lib
 from medjax.checkpoints import convert, huggingface, probe
@@ -22,6 +23,7 @@ from medjax.data.tokenizer import Tokenizer
 from medjax.errors import UserError
 from medjax.evaluation import run as evaluation
 from medjax.files import write_whole
+from medjax.models.config import PaliGemmaConfig
 from medjax.scaling import precision
 from medjax.training import stage as stages
 from medjax.training.loop import Interrupted
@@ -68,6 +70,8 @@ def _train(config: ConfigDict, workdir: Workdir) -> None:
     start = stages.open_init(first)
     tokenizer = _tokenizer(config, configs, workdir, start)
     model = stages.model_config(first, start, tokenizer)
+    if config.export.huggingface:
+        _check_export(model, tokenizer)
     plans = [stages.plan(name, stage, model, tokenizer) for name, stage in configs.items()]
     if _names_data(config, "test"):
         _questions(config, tokenizer, "test")
@@ -137,7 +141,7 @@ def _asked_stages(config: ConfigDict) -> tuple[str, ...]:
 def prepare_libraries() -> None:
     """Compiled programs are kept for the next run; libraries' notes stay out of the way."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(setup.cache_dir() / "jax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "jax"))
     logging.getLogger("absl").setLevel(logging.WARNING)
 
 
@@ -243,6 +247,13 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
     say(table.to_text())
     say(f"answers: {folder / 'predictions.html'}")
     return table.to_dict()
+
+
+def _check_export(model: PaliGemmaConfig, tokenizer: Tokenizer) -> None:
+    try:
+        huggingface.check_exportable(model, tokenizer)
+    except UserError as error:
+        raise UserError(f"{error}; set export.huggingface to False to train without") from error
 
 
 def export(config: ConfigDict, workdir: Workdir) -> dict:

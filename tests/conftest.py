@@ -11,6 +11,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("MEDJAX_DATA", str(_CACHE / "data"))
+os.environ.setdefault("XDG_CACHE_HOME", str(_CACHE))
 # Tests compile many programs and run each a few times.
 os.environ.setdefault(
     "XLA_FLAGS",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from medjax import cli, pipeline
 from medjax.checkpoints.model_folder import read_config
@@ -162,6 +163,30 @@ def test_a_tokenizer_that_is_too_large(command, tiny_run, tiny_weights, own_data
     wanted = f"the tokenizer has {found.vocab_size} tokens, the model only {size}"
     assert wanted in one_error(done)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_transformers_lacks_is_told_of_before_training(
+    command, tiny_run, tiny_weights, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    capped = json.loads((tiny_weights / "tiny.json").read_text())
+    capped["llm"]["attn_logits_softcap"] = 5.0
+    (tmp_path / "capped.json").write_text(json.dumps(capped))
+    unigram = ModelProto.FromString((tiny_weights / "tokenizer.model").read_bytes())
+    unigram.trainer_spec.model_type = unigram.trainer_spec.UNIGRAM
+    (tmp_path / "unigram.model").write_bytes(unigram.SerializeToString())
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for changes, message in [
+        ({"model": "capped.json"}, "transformers' Gemma 1 knows neither attn_logits_softcap nor"),
+        ({"tokenizer": "unigram.model"}, "unigram.model is no byte-pair encoding"),
+    ]:
+        error = one_error(command("train", *changed(tiny_run, changes), "--workdir=run"))
+        assert message in error
+        assert "set export.huggingface to False" in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    changes |= {"export.huggingface": "False", "steps": "6", "data.test.own.source": ""}
+    done = command("train", *changed(tiny_run, changes), "--workdir=run")
+    assert done.code == 0, done.err
 
 
 def read_size(weights) -> int:

@@ -1,7 +1,6 @@
 """The recipe for real weights: traced at full size, and run whole at a tiny one."""
 
 import hashlib
-import importlib.util
 import json
 import pathlib
 import shutil
@@ -9,6 +8,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import peers
 import pytest
 from flax import nnx
 from PIL import Image
@@ -22,11 +22,6 @@ from medjax.models import lora, params, variants
 from medjax.models.paligemma import PaliGemma
 from medjax.training import loss_scaling, optimizers, stage
 from medjax.training.step import TrainState, make_train_step, split
-
-_PEERS = pathlib.Path(__file__).parents[1] / "tools" / "peers.py"
-_SPEC = importlib.util.spec_from_file_location("peers", _PEERS)
-peers = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(peers)
 
 RECIPE = "configs/paligemma_lora.py"
 

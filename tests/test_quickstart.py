@@ -1,7 +1,6 @@
 """The quickstart's own command, cut short: what it leaves behind is whole and fits together."""
 
 import html
-import importlib.util
 import json
 import pathlib
 import shutil
@@ -10,6 +9,7 @@ import sys
 
 import jax.numpy as jnp
 import numpy as np
+import peers
 import pytest
 import torch
 import transformers
@@ -21,9 +21,6 @@ from medjax.evaluation.predictions import read_jsonl
 from medjax.training import stage
 
 _ROOT = pathlib.Path(__file__).parents[1]
-_SPEC = importlib.util.spec_from_file_location("peers", _ROOT / "tools" / "peers.py")
-peers = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(peers)
 
 STEPS = {"base": 10, "base_lora": 6}
 EXAMPLES = 16

@@ -5,6 +5,10 @@ Examples:
   convert.py --from big_vision --to huggingface --model-config paligemma-3b-224 \\
       --input pt_224.npz --tokenizer tokenizer.model --output hf/
   convert.py --from medjax --to peft --input runs/retina/model --base-model hf/ --output adapter/
+  convert.py --from peft --to huggingface --input adapter/ --base hf/ --output merged/
+
+An adapter is merged in float32 with the weights that it belongs to: those that it names, or --base.
+Weights that come with an adapter beside them are given as --input, the adapter as --adapter.
 """
 
 import argparse
@@ -12,10 +16,11 @@ import json
 import pathlib
 import tempfile
 
+import peers
 from tqdm import tqdm
 
 from medjax import cli
-from medjax.checkpoints import convert, huggingface, probe
+from medjax.checkpoints import convert, huggingface, peft, probe
 
 
 def _arguments() -> argparse.Namespace:
@@ -28,13 +33,14 @@ def _arguments() -> argparse.Namespace:
     add("--to", dest="target", required=True, choices=convert.TARGETS)
     add("--input", required=True, type=path, help="npz file of big_vision, or a folder")
     add("--output", required=True, type=path, help="npz file of big_vision, or a new folder")
-    add("--model-config", help="official name or JSON file; needed for big_vision's npz")
+    add("--model-config", help="official name or JSON file; needed for an npz file")
     add("--dtype", help="float32, bfloat16 or float16; by default as the input")
+    add("--base", type=path, help="weights of an input that is an adapter alone, in any format")
     add("--adapter", type=path, help="PEFT or medjax adapter folder, merged in float32")
     add("--keep-adapter", action="store_true", help="with --to medjax: do not merge the adapter")
     add("--other-base", action="store_true", help="merge an adapter onto another base than its own")
     add("--tokenizer", type=path, help="sentencepiece model file; by default the input's own")
-    add("--base-model", help="what a PEFT adapter names as its base")
+    add("--base-model", help="with --to peft: what the adapter names as its base")
     add("--overwrite", action="store_true", help="replace an earlier result")
     add("--verify", action="store_true", help="run input and output, print the logit difference")
     add("--json", action="store_true", help="print one JSON object on stdout")
@@ -46,7 +52,8 @@ def _run(args: argparse.Namespace) -> dict:
     request = convert.Request(**options)
     source = convert.open_source(request)
     total = len(source.checkpoint.arrays)
-    with tqdm(total=total, unit="parameter", disable=args.target == "peft") as bar:
+    bar = tqdm(total=total, unit="parameter", delay=1, disable=args.target == "peft")
+    with bar:
         report = convert.convert(request, source, tick=lambda name: bar.update())
     if args.verify:
         report["max_logit_difference"] = _verify(request, source)
@@ -58,25 +65,34 @@ def _verify(request: convert.Request, source: convert.Source) -> dict[str, float
 
     The input's adapter is applied, not merged, so that the merge is verified as well.
     """
-    import peers
-
     checkpoint, adapter = source.checkpoint, source.adapter
     question = probe.make(checkpoint.config)
     wanted = probe.logits(checkpoint, question, adapter)
     found = {}
-    transformers = peers.installed("transformers") and peers.installed("torch")
-    if request.source == "huggingface" and adapter is None and transformers:
-        found["input in transformers"] = peers.huggingface_logits(request.input, question)
-    if request.target == "huggingface" and transformers:
-        found["output in transformers"] = peers.huggingface_logits(request.output, question)
+
+    def ask(what: str, folder: pathlib.Path, lora: pathlib.Path | None = None) -> None:
+        """What transformers, or PEFT on it, computes; or a word that it cannot be asked."""
+        if absent := peers.missing(["torch", "transformers", *(["peft"] if lora else [])]):
+            cli.say(f"{what}: not compared; not installed: {', '.join(absent)}")
+        else:
+            found[what] = peers.huggingface_logits(folder, question, lora)
+
+    lora = request.input if request.source == "peft" else request.adapter
+    if convert.is_huggingface(source.weights) and adapter is None:
+        ask("input in transformers", source.weights)
+    if convert.is_huggingface(source.weights) and lora and (lora / peft.CONFIG).is_file():
+        ask("input in PEFT", source.weights, lora)
+    if request.target == "huggingface":
+        ask("output in transformers", request.output)
     if request.target == "peft":
         written = convert.open_any_adapter(request.output)
         found["output in medjax"] = probe.logits(checkpoint, question, written)
-        if transformers and peers.installed("peft"):
-            with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder:
+            base = source.weights
+            if not convert.is_huggingface(base):
                 base = pathlib.Path(folder) / "base"
                 huggingface.write_folder(checkpoint, base)
-                found["output in PEFT"] = peers.huggingface_logits(base, question, request.output)
+            ask("output in PEFT", base, request.output)
     else:
         written_model = convert.open_any_model(request.output, checkpoint.config)
         kept = convert.open_any_adapter(request.output) if request.keep_adapter else None

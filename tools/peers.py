@@ -2,15 +2,16 @@
 
 import importlib.util
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from medjax.checkpoints.probe import Probe
 
 
-def installed(name: str) -> bool:
-    """Whether a package can be imported."""
-    return importlib.util.find_spec(name) is not None
+def missing(names: Sequence[str]) -> list[str]:
+    """The packages of these that are not installed."""
+    return [name for name in names if importlib.util.find_spec(name) is None]
 
 
 def huggingface_logits(

@@ -9,6 +9,7 @@ import dataclasses
 import os
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Callable
 
 import ml_dtypes
@@ -247,25 +248,30 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: pathlib.Path)
         raise UserError(f"{path}: {info.filename} is {stored}, not a floating-point array")
 
     def read() -> np.ndarray:
-        if info.compress_type == zipfile.ZIP_STORED and 0 not in shape:
-            raw = np.memmap(
-                path, np.uint8, mode="r", offset=_data_offset(path, info) + header,
-                shape=(info.file_size - header,),
-            )  # fmt: skip
-            values = np.asarray(raw).view(dtype)
-            return values.reshape(shape, order="F" if fortran else "C")
-        with zipfile.ZipFile(path) as again, again.open(info) as member:
-            return np.lib.format.read_array(member, allow_pickle=False).view(dtype)
+        try:
+            if info.compress_type == zipfile.ZIP_STORED and 0 not in shape:
+                values = _stored(path, info)[header:].view(dtype)
+                return values.reshape(shape, order="F" if fortran else "C")
+            with zipfile.ZipFile(path) as again, again.open(info) as member:
+                return np.lib.format.read_array(member, allow_pickle=False).view(dtype)
+        except (zipfile.BadZipFile, zlib.error, ValueError, EOFError) as error:
+            raise UserError(
+                f"{path}: {info.filename} is damaged ({error}); copy the file again"
+            ) from error
 
     return LazyArray(tuple(shape), dtype, read)
 
 
-def _data_offset(path: pathlib.Path, info: zipfile.ZipInfo) -> int:
-    """Where a stored member's bytes begin: after its local header, name and extra field."""
+def _stored(path: pathlib.Path, info: zipfile.ZipInfo) -> np.ndarray:
+    """A view of a member that is not compressed, behind its local header, name and extra field."""
     with path.open("rb") as file:
         file.seek(info.header_offset + 26)
         name, extra = np.frombuffer(file.read(4), "<u2")
-    return info.header_offset + 30 + int(name) + int(extra)
+    offset = info.header_offset + 30 + int(name) + int(extra)
+    raw = np.asarray(np.memmap(path, np.uint8, mode="r", offset=offset, shape=(info.file_size,)))
+    if zlib.crc32(raw.data) != info.CRC:
+        raise zipfile.BadZipFile("its checksum is wrong")
+    return raw
 
 
 def unpadded(checkpoint: Checkpoint) -> Checkpoint:

@@ -1,23 +1,32 @@
 """From one checkpoint format to another, streaming; `tools/convert.py` is its command line.
 
-    from: big_vision, huggingface, medjax      to: big_vision, huggingface, medjax, peft
-
-An adapter, found in a medjax folder or given, is merged in float32, or written as one.
+From big_vision, huggingface, medjax or peft to any of them. An adapter, which is the input, lies in
+its folder or is given, is merged in float32, or written as one.
 """
 
 import dataclasses
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
-from medjax.checkpoints import big_vision, huggingface, model_folder, peft
+from medjax.checkpoints import (
+    big_vision,
+    hf_config,
+    hf_processor,
+    huggingface,
+    model_folder,
+    peft,
+)
 from medjax.checkpoints.adapters import Adapter, Base, check_base, merged
-from medjax.checkpoints.files import content_hash
+from medjax.checkpoints.hashes import remembered_hash
 from medjax.checkpoints.tensors import DTYPES, Checkpoint, LazyArray
 from medjax.errors import UserError
+from medjax.models import config as model_config
 from medjax.models import variants
 from medjax.models.config import PaliGemmaConfig
+from medjax.models.variants import PADDED_VOCAB_SIZE, VOCAB_SIZE
 
-SOURCES = ("big_vision", "huggingface", "medjax")
+SOURCES = ("big_vision", "huggingface", "medjax", "peft")
 TARGETS = ("huggingface", "big_vision", "medjax", "peft")
 
 
@@ -29,11 +38,13 @@ class Request:
       source, target: one of SOURCES, one of TARGETS.
       input: an npz file (big_vision) or a folder.
       output: an npz file (big_vision) or a folder, which appears when it is complete.
-      model_config: official name or JSON file; needed for big_vision, not allowed otherwise.
+      model_config: official name or JSON file; needed for big_vision, which does not say what model
+        it is; of an input that does, it must be the model.
       dtype: of the written weights, a key of DTYPES; by default the source's.
+      base: weights that `input`, an adapter alone, belongs to; by default those that it names.
       adapter: folder of a PEFT or medjax adapter.
       keep_adapter: write the adapter beside the base instead of merging it (to medjax only).
-      other_base: merge an adapter even if it was trained on other files than `input`.
+      other_base: merge an adapter even if it was trained on other weights than these.
       tokenizer: sentencepiece model file that belongs to the model; by default the source's own.
       base_model: what a PEFT adapter names as its base.
       overwrite: whether an earlier result may be replaced.
@@ -45,6 +56,7 @@ class Request:
     output: pathlib.Path
     model_config: str | None = None
     dtype: str | None = None
+    base: pathlib.Path | None = None
     adapter: pathlib.Path | None = None
     keep_adapter: bool = False
     other_base: bool = False
@@ -62,8 +74,6 @@ class Request:
                 "a big_vision checkpoint does not say what model it is; give --model-config, a "
                 f"JSON file or one of {', '.join(variants.VARIANTS)}"
             )
-        if self.source != "big_vision" and self.model_config is not None:
-            raise UserError(f"--model-config: a {self.source} folder says itself what model it is")
         if self.keep_adapter and self.target != "medjax":
             raise UserError("--keep-adapter goes with --to medjax; to PEFT's format, --to peft")
         if self.tokenizer is not None and not self.tokenizer.is_file():
@@ -77,9 +87,10 @@ def _one_of(flag: str, value: str, known: tuple[str, ...]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a request reads: a plain model, and the adapter that goes with it, if any."""
+    """What a request reads: a plain model, where its weights are, and its adapter, if any."""
 
     checkpoint: Checkpoint
+    weights: pathlib.Path
     adapter: Adapter | None
 
 
@@ -91,29 +102,89 @@ def open_source(request: Request) -> Source:
     """
     path = request.input
     adapter = None
-    if request.source == "big_vision":
-        assert request.model_config is not None
-        checkpoint = big_vision.open_npz(path, variants.resolve(request.model_config))
-    elif request.source == "huggingface":
-        checkpoint = huggingface.open_folder(path)
-    else:
-        if model_folder.has_adapter(path):
-            adapter = model_folder.open_adapter(path)
-        if model_folder.has_params(path) or adapter is None:
-            checkpoint = model_folder.open_model(path)
-        else:
-            checkpoint = _open_base(path, adapter, request.other_base)
+    if request.source == "peft":
+        adapter = peft.open_adapter(path)
+    elif request.source == "medjax" and model_folder.has_adapter(path):
+        adapter = model_folder.open_adapter(path)
+    alone = adapter is not None and not model_folder.has_params(path)
+    if request.base is not None and not alone:
+        raise UserError(f"--base goes with an adapter alone; {path} is none")
+    if adapter is not None and request.adapter is not None:
+        raise UserError(f"{path} has an adapter already; --adapter cannot add another")
+    weights = _base(request, adapter) if adapter is not None and alone else path
+    checkpoint = _open_weights(request, weights)
     if request.adapter is not None:
-        if adapter is not None:
-            raise UserError(f"{path} has an adapter already; --adapter cannot add another")
         adapter = open_any_adapter(request.adapter)
-        if not request.other_base and adapter.base is not None and adapter.base.sha256 is not None:
-            check_base(adapter, content_hash(path), str(path))
     if adapter is not None:
+        known = adapter.base is not None and adapter.base.sha256 is not None
+        if known and not request.other_base and (alone or request.adapter is not None):
+            check_base(adapter, remembered_hash(weights), str(weights))
         adapter.check(checkpoint.config)
-    if request.tokenizer is not None:
-        checkpoint = dataclasses.replace(checkpoint, tokenizer=request.tokenizer)
-    return Source(checkpoint, adapter)
+    tokenizer = request.tokenizer
+    if tokenizer is None and alone and (path / model_folder.TOKENIZER).is_file():
+        tokenizer = path / model_folder.TOKENIZER
+    if tokenizer is not None:
+        checkpoint = dataclasses.replace(checkpoint, tokenizer=tokenizer)
+        hf_processor.fitting_tokenizer(checkpoint, tokenizer)
+    return Source(checkpoint, weights, adapter)
+
+
+def _base(request: Request, adapter: Adapter) -> pathlib.Path:
+    """Where the weights of an adapter alone are."""
+    base = request.base
+    if base is None and adapter.base is not None:
+        base = pathlib.Path(adapter.base.path)
+    if base is None:
+        raise UserError(f"{request.input} does not name its base; give it as --base")
+    if not base.exists():
+        raise UserError(
+            f"the base of {request.input}, {base}, is not there; convert.py takes it as --base "
+            "from where it is now"
+        )
+    return base
+
+
+def _open_weights(request: Request, weights: pathlib.Path) -> Checkpoint:
+    """The model itself: of the format that the request says, or an adapter's base, of any."""
+    named = variants.resolve(request.model_config) if request.model_config is not None else None
+    if request.source == "medjax" and weights != request.input:
+        checkpoint = open_any_model(weights, model_folder.read_config(request.input))
+    elif request.source == "peft":
+        checkpoint = open_any_model(weights, named)
+    elif request.source == "big_vision":
+        assert named is not None
+        checkpoint = big_vision.open_npz(weights, named)
+    elif request.source == "huggingface":
+        checkpoint = huggingface.open_folder(weights)
+    else:
+        checkpoint = model_folder.open_model(weights)
+    if named is not None:
+        check_model(checkpoint, named, f"--model-config {request.model_config}")
+    return checkpoint
+
+
+def check_model(checkpoint: Checkpoint, named: PaliGemmaConfig, name: str) -> None:
+    """Raises UserError if a checkpoint is not the named model, but for Gemma's padding."""
+    found, wanted = _sizes(checkpoint.config), _sizes(named)
+    different = [
+        f"{key} is {found[key]}, not {wanted[key]}" for key in found if found[key] != wanted[key]
+    ]
+    if different:
+        more = f", and {len(different) - 4} more" if len(different) > 4 else ""
+        raise UserError(
+            f"{name} is not the model of {checkpoint.where}, whose {', '.join(different[:4])}{more}"
+        )
+
+
+def _sizes(config: PaliGemmaConfig) -> dict[str, Any]:
+    """What a model is made of, flat: "llm.width" -> 2048; vocabularies without padding."""
+    rows = VOCAB_SIZE if config.llm.vocab_size == PADDED_VOCAB_SIZE else config.llm.vocab_size
+    llm = dataclasses.replace(config.llm, vocab_size=rows)
+    nested = model_config.to_dict(dataclasses.replace(config, llm=llm))
+    towers = {
+        f"{tower}.{key}": value for tower in ("img", "llm") for key, value in nested[tower].items()
+    }
+    return {"image_size": config.image_size, **towers}
 
 
 def open_any_adapter(path: pathlib.Path) -> Adapter:
@@ -140,31 +211,21 @@ def open_any_model(path: pathlib.Path, config: PaliGemmaConfig | None = None) ->
     """
     if path.is_file() and path.suffix == ".npz":
         if config is None:
-            raise UserError(f"{path} does not say what model it is; give its config")
+            raise UserError(
+                f"{path} does not say what model it is; name it: model in a recipe, --model-config "
+                "of convert.py"
+            )
         return big_vision.open_npz(path, config)
+    if is_huggingface(path):
+        return huggingface.open_folder(path)
     if (path / model_folder.MODEL).is_file():
         return model_folder.open_model(path)
-    if (path / "config.json").is_file():
-        return huggingface.open_folder(path)
     raise UserError(f"{path} is no npz file, medjax folder or Hugging Face folder")
 
 
-def _open_base(path: pathlib.Path, adapter: Adapter, other_base: bool) -> Checkpoint:
-    if adapter.base is None:
-        raise UserError(f"{path} holds an adapter alone and does not name its base")
-    base = pathlib.Path(adapter.base.path)
-    if not base.exists():
-        raise UserError(
-            f"{path} holds an adapter alone; its base {base} is not there. Give the base as "
-            f"--input and {path} as --adapter"
-        )
-    if not other_base:
-        check_base(adapter, content_hash(base), str(base))
-    checkpoint = open_any_model(base, model_folder.read_config(path))
-    tokenizer = path / model_folder.TOKENIZER
-    return (
-        dataclasses.replace(checkpoint, tokenizer=tokenizer) if tokenizer.is_file() else checkpoint
-    )
+def is_huggingface(path: pathlib.Path) -> bool:
+    """Whether a path is a Hugging Face folder and no medjax folder."""
+    return (path / "config.json").is_file() and not (path / model_folder.MODEL).is_file()
 
 
 def convert(
@@ -186,6 +247,8 @@ def convert(
     checkpoint, adapter = source.checkpoint, source.adapter
     if request.target == "peft" and adapter is None:
         raise UserError(f"{request.input} has no adapter to write; give one as --adapter")
+    if request.target in ("huggingface", "peft"):
+        hf_config.check(checkpoint.config)
     if request.keep_adapter and adapter is None:
         raise UserError(f"--keep-adapter: {request.input} has no adapter, and none is given")
     dtype = DTYPES[request.dtype] if request.dtype else None
@@ -203,7 +266,12 @@ def convert(
         result = big_vision.unpadded(result)
     if tick is not None:
         result = _ticking(result, tick)
-    _write(request, result, adapter)
+    try:
+        _write(request, result, source)
+    except OSError as error:
+        raise UserError(
+            f"output {request.output} cannot be written: {error}; nothing is left of it"
+        ) from error
     count = sum(array.size for array in result.arrays.values())
     return {
         "from": request.source,
@@ -230,13 +298,14 @@ def _ticking(checkpoint: Checkpoint, tick: Callable[[str], None]) -> Checkpoint:
     return dataclasses.replace(checkpoint, arrays=arrays)
 
 
-def _write(request: Request, result: Checkpoint, adapter: Adapter | None) -> None:
-    output, overwrite = request.output, request.overwrite
+def _write(request: Request, result: Checkpoint, source: Source) -> None:
+    output, overwrite, adapter = request.output, request.overwrite, source.adapter
     if request.target == "big_vision":
         big_vision.write_npz(result, output, overwrite=overwrite)
     elif request.target == "huggingface":
-        own_files = request.source == "huggingface" and request.tokenizer is None
-        copy_from = request.input if own_files else None
+        weights = source.weights
+        own_tokenizer = result.tokenizer in (None, weights / hf_processor.SENTENCEPIECE)
+        copy_from = weights if is_huggingface(weights) and own_tokenizer else None
         huggingface.write_folder(result, output, overwrite=overwrite, copy_from=copy_from)
     elif request.target == "peft":
         assert adapter is not None
@@ -245,7 +314,7 @@ def _write(request: Request, result: Checkpoint, adapter: Adapter | None) -> Non
     else:
         kept = adapter if request.keep_adapter else None
         if kept is not None and kept.base is None:
-            base = Base(str(request.input.absolute()), content_hash(request.input))
+            base = Base(str(source.weights.absolute()), remembered_hash(source.weights))
             kept = dataclasses.replace(kept, base=base)
         model_folder.write_folder(
             output, result.config, result, kept, tokenizer=result.tokenizer, overwrite=overwrite

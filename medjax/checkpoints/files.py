@@ -26,14 +26,20 @@ def content_hash(path: Path) -> str:
     if path.is_file():
         return _file_hash(path)
     total = hashlib.sha256()
-    names = sorted(
+    for name in content_files(path):
+        total.update(f"{name}\0{_file_hash(path / name)}\n".encode())
+    return total.hexdigest()
+
+
+def content_files(path: pathlib.Path) -> list[str]:
+    """The files of a folder that its `content_hash` is made of, in order; "" for a file itself."""
+    if path.is_file():
+        return [""]
+    return sorted(
         relative.as_posix()
         for relative in (file.relative_to(path) for file in path.rglob("*") if file.is_file())
         if not any(part.startswith(".") for part in relative.parts)
     )
-    for name in names:
-        total.update(f"{name}\0{_file_hash(path / name)}\n".encode())
-    return total.hexdigest()
 
 
 def _file_hash(path: pathlib.Path) -> str:

@@ -146,6 +146,21 @@ def _side(path: pathlib.Path, value: Any, key: str) -> int:
     return value
 
 
+def check(config: PaliGemmaConfig) -> None:
+    """Raises UserError if transformers has no such model."""
+    llm, second = config.llm, config.llm.post_norms
+    if not second and (llm.attn_logits_softcap or llm.query_scale != llm.head_dim**-0.5):
+        raise UserError(
+            "transformers' Gemma 1 knows neither attn_logits_softcap nor query_scale_dim; "
+            "this model cannot be written for it"
+        )
+    if second and llm.width % llm.num_heads:
+        raise UserError(
+            f"transformers' Gemma 2 wants llm.width ({llm.width}) to be a multiple of "
+            f"llm.num_heads ({llm.num_heads}); this model cannot be written for it"
+        )
+
+
 def to_dict(
     config: PaliGemmaConfig,
     *,
@@ -164,18 +179,9 @@ def to_dict(
     Raises:
       UserError: transformers has no such model.
     """
+    check(config)
     img, llm = config.img, config.llm
     second = llm.post_norms
-    if not second and (llm.attn_logits_softcap or llm.query_scale != llm.head_dim**-0.5):
-        raise UserError(
-            "transformers' Gemma 1 knows neither attn_logits_softcap nor query_scale_dim; "
-            "this model cannot be written for it"
-        )
-    if second and llm.width % llm.num_heads:
-        raise UserError(
-            f"transformers' Gemma 2 wants llm.width ({llm.width}) to be a multiple of "
-            f"llm.num_heads ({llm.num_heads}); this model cannot be written for it"
-        )
     text: dict[str, Any] = {
         "model_type": "gemma2" if second else "gemma",
         "hidden_size": llm.width,

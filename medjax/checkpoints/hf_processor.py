@@ -64,7 +64,7 @@ class Processor:
         if self.tokenizer is not None:
             shutil.copyfile(self.tokenizer, folder / SENTENCEPIECE)
             tokenizer = Tokenizer.load(self.tokenizer)
-            pieces = _pieces(self.tokenizer)
+            pieces = read_pieces(tokenizer)
             _write(folder / "tokenizer.json", tokenizer_json(tokenizer, pieces))
             _write(folder / "tokenizer_config.json", _tokenizer_config(tokenizer, pieces))
 
@@ -86,12 +86,7 @@ def load(checkpoint: Checkpoint, copy_from: pathlib.Path | None) -> Processor:
         return Processor(image, ids, copy_from=copy_from)
     if checkpoint.tokenizer is None:
         return Processor(hf_config.image_token(rows, None), _GEMMA_IDS)
-    tokenizer = Tokenizer.load(checkpoint.tokenizer)
-    if tokenizer.vocab_size > rows:
-        raise UserError(
-            f"{checkpoint.tokenizer} has {tokenizer.vocab_size} ids, loc and seg included, but "
-            f"{checkpoint.where} only {rows} rows; it is another model's tokenizer"
-        )
+    tokenizer = fitting_tokenizer(checkpoint, checkpoint.tokenizer)
     ids = {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,
@@ -99,6 +94,21 @@ def load(checkpoint: Checkpoint, copy_from: pathlib.Path | None) -> Processor:
     }
     image = hf_config.image_token(rows, tokenizer.vocab_size)
     return Processor(image, ids, tokenizer=checkpoint.tokenizer)
+
+
+def fitting_tokenizer(checkpoint: Checkpoint, path: pathlib.Path) -> Tokenizer:
+    """The tokenizer of a file.
+
+    Raises:
+      UserError: it is none, or has more ids than the model has rows.
+    """
+    tokenizer, rows = Tokenizer.load(path), checkpoint.config.llm.vocab_size
+    if tokenizer.vocab_size > rows:
+        raise UserError(
+            f"{path} has {tokenizer.vocab_size} ids, loc and seg included, but "
+            f"{checkpoint.where} only {rows} rows; it is another model's tokenizer"
+        )
+    return tokenizer
 
 
 def _write(path: pathlib.Path, data: dict) -> None:
@@ -126,15 +136,20 @@ _PROTO: Any = sentencepiece_model_pb2  # generated code, opaque to type checkers
 _PIECE: Any = _PROTO.ModelProto.SentencePiece
 
 
-def _pieces(path: pathlib.Path) -> list[Any]:
-    proto = _PROTO.ModelProto.FromString(path.read_bytes())
+def read_pieces(tokenizer: Tokenizer) -> list[Any]:
+    """The pieces of a tokenizer's model file.
+
+    Raises:
+      UserError: it cannot be written as a tokenizer.json.
+    """
+    name, proto = tokenizer.name, _PROTO.ModelProto.FromString(tokenizer.model)
     if proto.trainer_spec.model_type != _PROTO.TrainerSpec.BPE:
         raise UserError(
-            f"{path} is no byte-pair encoding; only such tokenizers are written for Hugging Face"
+            f"{name} is no byte-pair encoding; only such tokenizers are written for Hugging Face"
         )
     if proto.normalizer_spec.name != "identity" or proto.normalizer_spec.remove_extra_whitespaces:
         raise UserError(
-            f"{path} normalizes text ({proto.normalizer_spec.name}); only tokenizers that leave it "
+            f"{name} normalizes text ({proto.normalizer_spec.name}); only tokenizers that leave it "
             "as it is, as Gemma's, are written for Hugging Face"
         )
     return list(proto.pieces)

@@ -15,6 +15,7 @@ from medjax.checkpoints import hf_config, hf_names, hf_processor
 from medjax.checkpoints.files import new_folder
 from medjax.checkpoints.safetensors_files import Writer, open_file
 from medjax.checkpoints.tensors import DTYPES, Checkpoint, LazyArray, check_specs, specs
+from medjax.data.tokenizer import Tokenizer
 from medjax.errors import UserError
 from medjax.models.config import PaliGemmaConfig
 from medjax.models.variants import PADDED_VOCAB_SIZE, VOCAB_SIZE
@@ -137,6 +138,12 @@ def padded(checkpoint: Checkpoint) -> Checkpoint:
     if checkpoint.config.llm.vocab_size == VOCAB_SIZE:
         return checkpoint.with_vocabulary(PADDED_VOCAB_SIZE)
     return checkpoint
+
+
+def check_exportable(config: PaliGemmaConfig, tokenizer: Tokenizer) -> None:
+    """Raises UserError if `write_folder` would, whatever the weights will be."""
+    hf_config.check(config)
+    hf_processor.read_pieces(tokenizer)
 
 
 def write_folder(

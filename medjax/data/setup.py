@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from ml_collections import ConfigDict
 
+from medjax import cache
 from medjax.data.augment import Augment
 from medjax.data.batching import ExampleTransform
 from medjax.data.example import Example
@@ -23,16 +24,10 @@ from medjax.errors import UserError
 _log = logging.getLogger(__name__)
 
 
-def cache_dir() -> pathlib.Path:
-    """medjax's folder in the user's cache."""
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return pathlib.Path(root).expanduser() / "medjax"
-
-
 def data_dir(config: ConfigDict) -> pathlib.Path:
     """Where built datasets are kept: `data.dir`, else $MEDJAX_DATA, else the user's cache."""
     path = config.data.dir or os.environ.get("MEDJAX_DATA")
-    return pathlib.Path(path).expanduser() if path else cache_dir() / "data"
+    return pathlib.Path(path).expanduser() if path else cache.folder() / "data"
 
 
 def open_sources(config: ConfigDict, part: str) -> dict[str, tuple[Source, float]]:

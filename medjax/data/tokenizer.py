@@ -54,6 +54,7 @@ class Tokenizer:
       bos_id, eos_id, pad_id: ids of the control pieces.
       newline_id: the single id of "\\n", which ends a prefix (108 for Gemma).
       loc_ids, seg_ids: the ids of `<loc0000>`.. and `<seg000>`.., in order.
+      model, name: content of the model file, and what error messages call it.
       fingerprint: SHA-256 of the model file, as hexadecimal digits.
     """
 
@@ -67,8 +68,8 @@ class Tokenizer:
         Raises:
           UserError: not a sentencepiece model, or not one that prompts can be packed with.
         """
-        self._model = model
-        self._name = name
+        self.model = model
+        self.name = name
         proto = _parse(model, name)
         first_extra = _first_extra_id(proto, name)
         _disarm_markup(proto)
@@ -116,7 +117,7 @@ class Tokenizer:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model file as it was read, whole or not at all."""
-        write_whole(path, self._model)
+        write_whole(path, self.model)
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """Tokenizes a text, without adding anything to it.
@@ -176,7 +177,7 @@ class Tokenizer:
         return "".join(parts)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._model, self._name)
+        return type(self), (self.model, self.name)
 
     def _encode_plain(self, text: str) -> list[int]:
         try:
@@ -192,7 +193,7 @@ class Tokenizer:
         found = (self.pad_id, self.eos_id, self.bos_id, self.loc_ids, self.seg_ids)
         if found != (0, 1, 2, GEMMA_LOC_IDS, GEMMA_SEG_IDS):
             raise UserError(
-                f"{self._name} is as large as Gemma's tokenizer but differs from it: pad, eos, bos "
+                f"{self.name} is as large as Gemma's tokenizer but differs from it: pad, eos, bos "
                 f"are {found[:3]} instead of (0, 1, 2), loc and seg ids {found[3:]} instead of "
                 f"({GEMMA_LOC_IDS}, {GEMMA_SEG_IDS}). Give PaliGemma's or Gemma's tokenizer.model."
             )

@@ -135,9 +135,13 @@ def from_dict(data: Mapping[str, Any], where: str = "model") -> PaliGemmaConfig:
         "img": _build(SigLIPConfig, img, where, "img."),
         "llm": _build(GemmaConfig, llm, where, "llm."),
     }
+    gemma = towers["llm"]
+    dim = gemma.query_scale_dim
     if scale == "rsqrt_emb_per_head":
-        width, heads = towers["llm"].width, towers["llm"].num_heads
-        towers["llm"] = dataclasses.replace(towers["llm"], query_scale_dim=width // heads)
+        dim = gemma.width // gemma.num_heads
+    if dim == gemma.head_dim:
+        dim = None  # one spelling for one computation
+    towers["llm"] = dataclasses.replace(gemma, query_scale_dim=dim)
     return _build(PaliGemmaConfig, data | towers, where)
 
 

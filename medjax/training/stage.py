@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from medjax.checkpoints import adapters, convert, model_folder, tensors
 from medjax.checkpoints.adapters import Base
-from medjax.checkpoints.files import content_hash
+from medjax.checkpoints.hashes import remembered_hash
 from medjax.checkpoints.manager import Checkpoints
 from medjax.checkpoints.tensors import Checkpoint
 from medjax.cli import say
@@ -81,9 +81,9 @@ def open_init(config: ConfigDict) -> Start | None:
 
 
 def hashed(start: Start) -> Start:
-    """The start with its origin's content hash, which takes time for large files."""
-    say(f"weights: {start.origin.path}; computing their hash")
-    origin = dataclasses.replace(start.origin, sha256=content_hash(start.origin.path))
+    """The start with its origin's content hash, which takes time for large files that are new."""
+    say(f"weights: {start.origin.path}")
+    origin = dataclasses.replace(start.origin, sha256=remembered_hash(start.origin.path))
     return dataclasses.replace(start, origin=origin)
 
 

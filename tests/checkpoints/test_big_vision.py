@@ -154,6 +154,21 @@ def test_files_that_are_no_npz(tmp_path):
         big_vision.open_npz(tmp_path / "cut.npz", CONFIG)
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_damaged_weights_are_noticed(save, tmp_path):
+    big_vision.write_npz(random_checkpoint(), tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as arrays:
+        save(tmp_path / "b.npz", **arrays)
+    data = bytearray((tmp_path / "b.npz").read_bytes())
+    with zipfile.ZipFile(tmp_path / "b.npz") as archive:
+        largest = max(archive.infolist(), key=lambda info: info.compress_size)
+    data[largest.header_offset + largest.compress_size - 100] ^= 1
+    (tmp_path / "b.npz").write_bytes(data)
+    checkpoint = big_vision.open_npz(tmp_path / "b.npz", CONFIG)
+    with pytest.raises(UserError, match=rf"b\.npz: {largest.filename} is damaged"):
+        list(checkpoint)
+
+
 def test_gemmas_padding_is_the_only_vocabulary_that_adapts(tmp_path):
     padded = with_llm(width=2, num_kv_heads=1, head_dim=2, vocab_size=257_216)
     checkpoint = random_checkpoint(padded)

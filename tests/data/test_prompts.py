@@ -1,11 +1,10 @@
 """Prompts are packed as big_vision packs them, and truncation never teaches a wrong ending."""
 
 import json
-import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
+import agreement
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,12 +17,11 @@ from medjax.errors import UserError
 
 BOS, EOS, NEWLINE = 2, 1, 108
 GEMMA = {"bos_id": BOS, "eos_id": EOS, "newline_id": NEWLINE}
-REFERENCE = Path(os.environ.get("MEDJAX_REFERENCE", Path(__file__).parents[1] / "reference"))
-SETS = sorted(
-    path.parent
-    for path in REFERENCE.glob("**/config.json")
-    if {"llm", "img", "bos", "eos", "newline"} <= json.loads(path.read_text()).keys()
-)
+SETS = [
+    folder
+    for folder in agreement.recorded_sets()
+    if {"bos", "eos", "newline"} <= json.loads((folder / "config.json").read_text()).keys()
+]
 
 token_ids = st.lists(st.integers(4, 300).filter(lambda i: i != NEWLINE), max_size=12)
 
@@ -42,7 +40,7 @@ def test_there_are_reference_sets():
     assert SETS
 
 
-@pytest.mark.parametrize("folder", SETS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", SETS, ids=agreement.label)
 def test_packs_as_the_reference(folder):
     config = json.loads((folder / "config.json").read_text())
     ids = {f"{name}_id": config[name] for name in ("bos", "eos", "newline")}

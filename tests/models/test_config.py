@@ -70,6 +70,12 @@ def test_query_scaling(name, scale_dim):
     assert config.llm.query_scale == scale_dim**-0.5
 
 
+def test_one_computation_has_one_spelling():
+    assert model_config.from_dict(changed(llm__query_scale_dim=8)) == CONFIG
+    narrow = changed(llm__query_pre_attn_norm="rsqrt_emb_per_head", llm__head_dim=16 // 4)
+    assert model_config.from_dict(narrow).llm.query_scale_dim is None
+
+
 def test_square_patches_may_be_a_pair():
     assert model_config.from_dict(changed(img__patch_size=[14, 14])) == CONFIG
 

@@ -1,9 +1,8 @@
 """Greedy decoding agrees with google-research/big_vision on every recorded set."""
 
 import json
-import os
-import pathlib
 
+import agreement
 import numpy as np
 import pytest
 from flax import nnx
@@ -14,21 +13,8 @@ from medjax.models import config as model_config
 from medjax.models import params
 from medjax.models.paligemma import PaliGemma
 
-REFERENCE = pathlib.Path(
-    os.environ.get("MEDJAX_REFERENCE", pathlib.Path(__file__).parents[1] / "reference")
-)
-SETS = [
-    path.parent
-    for path in sorted(REFERENCE.glob("*/config.json"))
-    if {"llm", "img"} <= set(json.loads(path.read_text()))
-]
 
-
-def test_there_are_sets():
-    assert SETS, f"no PaliGemma set under {REFERENCE}"
-
-
-@pytest.mark.parametrize("folder", SETS, ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", agreement.recorded_sets(), ids=agreement.label)
 def test_greedy_decoding(folder):
     config = model_config.load(folder / "config.json")
     model = PaliGemma(config, rngs=nnx.Rngs(0))

@@ -5,11 +5,10 @@ order, and both sides compute in float32.
 """
 
 import dataclasses
-import importlib.util
-import pathlib
 
 import jax
 import numpy as np
+import peers
 import pytest
 import torch
 import transformers
@@ -22,11 +21,6 @@ from medjax.data.prompts import pack_prompt
 from medjax.data.tokenizer import train_tokenizer
 from medjax.decoding import DecodeConfig, decode
 from medjax.models.config import GemmaConfig, PaliGemmaConfig, SigLIPConfig
-
-_PEERS = pathlib.Path(__file__).parents[2] / "tools" / "peers.py"
-_SPEC = importlib.util.spec_from_file_location("peers", _PEERS)
-peers = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(peers)
 
 TOLERANCE = 2e-5
 IMG = SigLIPConfig(width=24, depth=2, mlp_dim=40, num_heads=3)

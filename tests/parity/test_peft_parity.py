@@ -1,10 +1,9 @@
 """medjax and PEFT compute the same from the same adapter; logits within 2e-5 absolute, as there."""
 
-import importlib.util
 import json
-import pathlib
 
 import numpy as np
+import peers
 import peft as peer_peft
 import pytest
 import torch
@@ -15,11 +14,6 @@ from medjax.checkpoints import adapters, huggingface, peft, probe, tensors
 from medjax.models import lora, params
 from medjax.models.config import GemmaConfig, PaliGemmaConfig, SigLIPConfig
 from medjax.models.lora import LoRAConfig
-
-_PEERS = pathlib.Path(__file__).parents[2] / "tools" / "peers.py"
-_SPEC = importlib.util.spec_from_file_location("peers", _PEERS)
-peers = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(peers)
 
 TOLERANCE = 2e-5
 CONFIG = PaliGemmaConfig(
