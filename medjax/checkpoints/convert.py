@@ -120,12 +120,9 @@ def open_source(request: Request) -> Source:
         if known and not request.other_base and (alone or request.adapter is not None):
             check_base(adapter, remembered_hash(weights), str(weights))
         adapter.check(checkpoint.config)
-    tokenizer = request.tokenizer
-    if tokenizer is None and alone and (path / model_folder.TOKENIZER).is_file():
-        tokenizer = path / model_folder.TOKENIZER
-    if tokenizer is not None:
-        checkpoint = dataclasses.replace(checkpoint, tokenizer=tokenizer)
-        hf_processor.fitting_tokenizer(checkpoint, tokenizer)
+    if request.tokenizer is not None:
+        hf_processor.fitting_tokenizer(checkpoint, request.tokenizer)
+        checkpoint = dataclasses.replace(checkpoint, tokenizer=request.tokenizer)
     return Source(checkpoint, weights, adapter)
 
 
@@ -138,8 +135,8 @@ def _base(request: Request, adapter: Adapter) -> pathlib.Path:
         raise UserError(f"{request.input} does not name its base; give it as --base")
     if not base.exists():
         raise UserError(
-            f"the base of {request.input}, {base}, is not there; convert.py takes it as --base "
-            "from where it is now"
+            f"{request.input} holds an adapter alone; its base {base} is not there. Put it back, "
+            "or convert with --base, which says where it is now"
         )
     return base
 
@@ -149,6 +146,9 @@ def _open_weights(request: Request, weights: pathlib.Path) -> Checkpoint:
     named = variants.resolve(request.model_config) if request.model_config is not None else None
     if request.source == "medjax" and weights != request.input:
         checkpoint = open_any_model(weights, model_folder.read_config(request.input))
+        tokenizer = request.input / model_folder.TOKENIZER
+        if tokenizer.is_file():  # the adapter's own, whatever the base brings
+            checkpoint = dataclasses.replace(checkpoint, tokenizer=tokenizer)
     elif request.source == "peft":
         checkpoint = open_any_model(weights, named)
     elif request.source == "big_vision":

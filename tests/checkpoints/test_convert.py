@@ -193,7 +193,7 @@ def test_tokenizer_of_the_base_goes_with_an_adapter_of_peft(tmp_path):
 def test_base_that_has_moved(tmp_path):
     adapter = random_adapter(adapters.Base("nowhere.npz", model_folder.content_hash(NPZ)))
     model_folder.write_folder(tmp_path / "lora", CONFIG, None, adapter)
-    with pytest.raises(UserError, match="as --base"):
+    with pytest.raises(UserError, match="or convert with --base"):
         run("medjax", "medjax", tmp_path / "lora", tmp_path / "out")
     run("medjax", "medjax", tmp_path / "lora", tmp_path / "out", base=NPZ)
     assert_equal(adapters.merged(original(), adapter), model_folder.open_model(tmp_path / "out"))
