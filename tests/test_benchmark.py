@@ -1,14 +1,7 @@
 """tools/benchmark.py: both sides agree, and the report has what BENCHMARKS.md records."""
 
-import importlib.util
-import pathlib
-
+import benchmark
 import pytest
-
-_PATH = pathlib.Path(__file__).parents[1] / "tools" / "benchmark.py"
-_SPEC = importlib.util.spec_from_file_location("benchmark", _PATH)
-benchmark = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(benchmark)
 
 
 @pytest.mark.parametrize("name", benchmark.BENCHMARKS)
