@@ -31,8 +31,8 @@ def get_config():
     c.batch_size = 16
     # Every token counts alike: of a caption's twenty, five tell what the image shows.
     c.loss = ConfigDict(dict(normalize="token"))
-    # 189 slices are few: moved, zoomed and toned they teach what a slice is, not which.
-    augment = dict(shift=0.15, zoom=0.15, contrast=0.2, gamma=0.2, noise=0.02)
+    # 189 slices are few: moved, zoomed, turned and toned they teach what a slice is, not which.
+    augment = dict(shift=0.15, zoom=0.15, turn=0.1, contrast=0.2, gamma=0.2, noise=0.02)
     c.data = ConfigDict(dict(test=dict(mri=_mri("test")), augment=augment))
     c.evaluate = ConfigDict(dict(group="slab"))  # neighbouring slices are much alike
     c.stages = ConfigDict()

@@ -56,7 +56,8 @@ def defaults() -> ConfigDict:
                 "on_bad_example": "error",  # or skip (and count)
                 "on_long_text": "truncate",  # (and count) or error: a bad example
                 # Random variations of training images; sizes, see data/augment.py.
-                "augment": {"shift": 0.0, "zoom": 0.0, "contrast": 0.0, "gamma": 0.0, "noise": 0.0},
+                "augment": {"shift": 0.0, "zoom": 0.0, "turn": 0.0,
+                            "contrast": 0.0, "gamma": 0.0, "noise": 0.0},
                 "image_cache_mib": 256,  # resized images kept in memory
                 "workers": 0,  # processes that read ahead; 0: threads alone
             },

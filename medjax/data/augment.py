@@ -2,8 +2,9 @@
 
 A picture with a dark margin, as most medical images have, may be moved within it: nothing is cut
 off, so every answer holds, and boxes in the answer move along. Zooming changes how much of the
-image a thing fills; only answers with boxes are told of it, so only they are zoomed. A picture
-without a margin is neither moved nor zoomed. Intensities vary in contrast, gamma and noise.
+image a thing fills; only answers with boxes are told of it, so only they are zoomed. Turning keeps
+shares, but a turned box is no tight one, so only answers without boxes are turned. A picture
+without a margin is neither moved, zoomed nor turned. Intensities vary in contrast, gamma and noise.
 """
 
 import dataclasses
@@ -23,11 +24,12 @@ _BOX = re.compile(f"(?:{LOC_REGEX.pattern}){{4}}")
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Random variations; each field is a largest size, 0 switches it off.
+    """Random variations; each field is a largest size in [0, 1), 0 switches it off.
 
     Attributes:
       shift: of the side of the image.
       zoom: 0.1 is between 1 / 1.1 and 1.1 times.
+      turn: of a right angle, either way.
       contrast: 0.2 is between 0.8 and 1.2 times.
       gamma: 0.2 is an exponent between 1 / 1.2 and 1.2.
       noise: standard deviation, of the range of intensities.
@@ -35,6 +37,7 @@ class Augment:
 
     shift: float = 0.0
     zoom: float = 0.0
+    turn: float = 0.0
     contrast: float = 0.0
     gamma: float = 0.0
     noise: float = 0.0
@@ -53,7 +56,7 @@ class Augment:
         self, image: UInt8[np.ndarray, "S S 3"], suffix: str, rng: np.random.Generator
     ) -> tuple[UInt8[np.ndarray, "S S 3"], str]:
         """A variation of a square image, and the answer that is true of it."""
-        if self.shift or self.zoom:
+        if self.shift or self.zoom or self.turn:
             image, suffix = self._move(image, suffix, rng)
         if self.contrast or self.gamma or self.noise:
             image = self._tone(image, rng)
@@ -62,20 +65,26 @@ class Augment:
     def _move(self, image, suffix, rng):
         low, high = _content(image)
         size = np.array(image.shape[:2])
-        log_zoom = rng.uniform(-1, 1) * np.log1p(self.zoom)
+        log_zoom, turn = rng.uniform(-1, 1, 2) * (np.log1p(self.zoom), self.turn * np.pi / 2)
         wanted = rng.uniform(-self.shift, self.shift, 2) * size
         if not (low < high).all() or ((low == 0) & (high == size)).any():
             return image, suffix
-        scale = 1.0
-        if self.zoom and _BOX.search(suffix):
-            scale = min(float(np.exp(log_zoom)), float((size / (high - low)).min()))
-        # A point p goes to scale * p + move; low and high must stay within the image.
-        move = (low + high) / 2 * (1 - scale) + wanted
-        move = np.clip(move, -scale * low, size - scale * high)
-        if scale == 1.0:
+        half = (high - low) / 2
+        if _BOX.search(suffix):
+            scale = min(float(np.exp(log_zoom)), float((size / (2 * half)).min()))
+            matrix = scale * np.eye(2)
+        else:
+            cos, sin = np.cos(turn), np.sin(turn)
+            matrix = np.array([[cos, -sin], [sin, cos]])
+            if (np.abs(matrix) @ half * 2 > size).any():  # it would not fit
+                matrix = np.eye(2)
+        # A point p goes to matrix @ p + move; what is no margin must stay within the image.
+        middle, half = (low + high) / 2, np.abs(matrix) @ half
+        move = np.clip(middle + wanted, half, size - half) - matrix @ middle
+        if np.array_equal(matrix, np.eye(2)):
             move = np.rint(move)
-        moved = _affine(image, scale, move)
-        return moved, _BOX.sub(lambda match: _move_box(match[0], scale, move / size), suffix)
+        moved = _affine(image, matrix, move)
+        return moved, _BOX.sub(lambda m: _move_box(m[0], matrix[0, 0], move / size), suffix)
 
     def _tone(self, image, rng):
         contrast = 1 + rng.uniform(-self.contrast, self.contrast)
@@ -100,19 +109,21 @@ def _content(image) -> tuple[np.ndarray, np.ndarray]:
     return np.array([s[0] for s in spans], float), np.array([s[-1] + 1 for s in spans], float)
 
 
-def _affine(image, scale: float, move: np.ndarray):
-    if scale == 1.0:
+def _affine(image, matrix: np.ndarray, move: np.ndarray):
+    if np.array_equal(matrix, np.eye(2)):
         result = np.zeros_like(image)
         (dy, dx), (height, width) = move.astype(int), image.shape[:2]
         result[max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)] = image[
             max(0, -dy) : height - max(0, dy), max(0, -dx) : width - max(0, dx)
         ]
         return result
-    # Pillow asks where a pixel of the result comes from.
-    inverse = (1 / scale, 0, -move[1] / scale, 0, 1 / scale, -move[0] / scale)
-    picture = Image.fromarray(image)
+    # Pillow asks where a pixel of the result comes from, with x before y.
+    back = np.linalg.inv(matrix)
+    (yy, yx), (xy, xx) = back
+    y, x = -back @ move
+    picture, wanted = Image.fromarray(image), (xx, xy, x, yx, yy, y)
     return np.asarray(
-        picture.transform(picture.size, Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR)
+        picture.transform(picture.size, Image.Transform.AFFINE, wanted, Image.Resampling.BILINEAR)
     )
 
 

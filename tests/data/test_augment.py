@@ -54,9 +54,43 @@ def test_only_answers_with_boxes_are_zoomed():
     assert not all(np.array_equal(augment(image, boxed, rng)[0], image) for _ in range(5))
 
 
+def test_turning_keeps_shares_and_cuts_nothing_off():
+    augment, rng = Augment(shift=0.9, turn=0.3), np.random.default_rng(0)
+    image, boxed = _picture(20, 12, 50, 30)
+    angles = []
+    for _ in range(30):
+        turned, text = augment(image, "yes", rng)
+        assert text == "yes"
+        # Interpolation blurs the edge; what it takes from one side it gives to the other.
+        assert turned.sum() == pytest.approx(image.sum(), rel=0.01)
+        y, x = np.nonzero(turned[..., 0] > 90)
+        main_axis = np.linalg.eigh(np.cov(np.stack([y, x])))[1][:, 1]
+        angles.append(np.degrees(np.arctan2(*main_axis[::-1])) % 180)
+    angles = np.minimum(angles, 180 - np.array(angles))  # of the long side, from upright
+    assert 15 < angles.max() < 0.3 * 90 + 1
+    assert angles.min() < 10
+    still, _ = Augment(turn=0.3)(image, boxed, rng)
+    np.testing.assert_array_equal(still, image)
+
+
+def test_a_point_goes_where_the_turn_says():
+    """A bright dot turns about the content's middle: worked out by hand."""
+    image = np.zeros((SIZE, SIZE, 3), np.uint8)
+    image[24:40, 24:40] = 20  # content whose middle is the image's
+    image[26:28, 31:33] = 250  # above the middle
+    rng = np.random.default_rng(4)
+    turn = np.random.default_rng(4).uniform(-1, 1, 2)[1] * 0.9 * np.pi / 2
+    turned, _ = Augment(turn=0.9)(image, "yes", rng)
+    weight = np.where(turned[..., 0] > 60, turned[..., 0].astype(float), 0.0)
+    y, x = np.indices(weight.shape) + 0.5
+    found = np.array([(weight * y).sum(), (weight * x).sum()]) / weight.sum()
+    up = 32 - 27  # the dot's middle is 5 pixels above
+    np.testing.assert_allclose(found, [32 - up * np.cos(turn), 32 - up * np.sin(turn)], atol=0.3)
+
+
 @pytest.mark.parametrize("level", [0, 90])
 def test_a_picture_without_content_or_margin_stays(level):
-    augment, rng = Augment(shift=0.5, zoom=0.5), np.random.default_rng(0)
+    augment, rng = Augment(shift=0.5, zoom=0.5, turn=0.5), np.random.default_rng(0)
     image = np.full((SIZE, SIZE, 3), level, np.uint8)
     suffix = encode_box((0, 0, 10, 10), SIZE, SIZE) + " corner"
     assert np.array_equal(augment(image, suffix, rng)[0], image)
