@@ -29,6 +29,7 @@ def get_config():
     c.image_size = 112
     c.text_length = 32
     c.batch_size = 16
+    c.log_every = 100
     # Every token counts alike: of a caption's twenty, five tell what the image shows.
     c.loss = ConfigDict(dict(normalize="token"))
     # 189 slices are few: moved, zoomed, turned and toned they teach what a slice is, not which.
@@ -69,5 +70,5 @@ def get_config():
     lora.lora = ConfigDict(dict(rank=8, alpha=32.0))
     lora.steps = 2400
     lora.eval_every = 600
-    lora.optimizer = ConfigDict(dict(learning_rate=5e-3, warmup_steps=100))
+    lora.optimizer = ConfigDict(dict(learning_rate=2.5e-3, warmup_steps=100))
     return c

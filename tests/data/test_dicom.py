@@ -159,15 +159,21 @@ def test_palette(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("CT_small.dcm", (128, 128)), ("MR_small_RLE.dcm", (64, 64)), ("MR_small.dcm", (64, 64))],
+    [("CT_small.dcm", (128, 128)), ("MR_small.dcm", (64, 64))],
 )
 def test_files_of_real_scanners(name, shape):
     image = read_dicom(get_testdata_file(name, download=False))
     assert image.shape == shape
     assert image.std() > 20
-    if name == "MR_small_RLE.dcm":
-        plain = read_dicom(get_testdata_file("MR_small.dcm", download=False))
-        np.testing.assert_array_equal(image, plain)
+
+
+@pytest.mark.parametrize("how", ["RLE", "jpeg_ls_lossless", "jp2klossless"])
+def test_compressed_files(how):
+    compressed, plain = (
+        read_dicom(get_testdata_file(f"{name}.dcm", download=False))
+        for name in (f"MR_small_{how}", "MR_small")
+    )
+    np.testing.assert_array_equal(compressed, plain)
 
 
 def test_a_dicom_file_without_an_extension(tmp_path):
