@@ -1,9 +1,13 @@
-"""What medjax computes from a recorded set of big_vision, through the code that trains models."""
+"""What medjax computes from a recorded set of big_vision, through the code that trains models.
+
+`python tests/parity/agreement.py` prints how far the two are apart.
+"""
 
 import functools
 import json
 import os
 import pathlib
+import tempfile
 from typing import NamedTuple
 from unittest import mock
 
@@ -140,3 +144,25 @@ def assert_gradients_agree(found: Results, wanted: Results) -> None:
         assert found.gradients[name].shape == array.shape, name
         difference = np.abs(found.gradients[name] - array).max()
         assert difference <= 1e-3 * np.abs(array).max() + noise, (name, difference)
+
+
+def main() -> None:
+    """Prints the largest absolute differences; of gradients, relative to their array's largest."""
+    for folder in recorded_sets():
+        with tempfile.TemporaryDirectory() as scratch:
+            found, wanted = computed(folder, "xla", pathlib.Path(scratch)), recorded(folder)
+        print(label(folder))
+        for field in Results._fields[:-1]:
+            ours, theirs = (np.asarray(getattr(results, field)) for results in (found, wanted))
+            print(f"  {field:22} {np.abs(ours - theirs).max():.1e}")
+        relative = {
+            name: np.abs(found.gradients[name] - array).max() / np.abs(array).max()
+            for name, array in wanted.gradients.items()
+            if not name.endswith("key/bias")  # rounding alone, see assert_gradients_agree
+        }
+        worst = max(relative, key=relative.__getitem__)
+        print(f"  {'gradients':22} {relative[worst]:.1e} ({worst})")
+
+
+if __name__ == "__main__":
+    main()

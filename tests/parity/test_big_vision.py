@@ -53,7 +53,8 @@ def test_sets_are_found_at_any_depth_and_told_apart(tmp_path):
 def test_image_embeddings(results):
     found, wanted = (r.image_embeddings for r in results)
     assert found.shape == wanted.shape
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5)
+    # Rounding grows with the numbers; those of the project's own sets reach 2.
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * max(2, np.abs(wanted).max()))
 
 
 def test_logits(results):
