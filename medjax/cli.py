@@ -1,5 +1,6 @@
 """What all commands share: exit codes, and prose on stderr so that stdout stays for results."""
 
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ def say(message: str) -> None:
 
 def run(main: Callable[[], int | None]) -> None:
     """Runs a command and exits: 0 done, 2 the user's input is wrong, 1 anything else."""
+    logging.basicConfig(format="%(message)s")  # warnings read like everything else that is said
     try:
         code = main() or 0
     except UserError as error:
