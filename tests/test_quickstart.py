@@ -22,7 +22,7 @@ from medjax.training import stage
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
-STEPS = {"base": 10, "base_lora": 6}
+STEPS = {"base": 40, "base_lora": 40}
 EXAMPLES = 16
 
 
@@ -83,7 +83,7 @@ def test_what_it_says(done):
     assert outcome["export"]["max_logit_difference"] < 1e-4
     assert "base: " in err
     assert "(100.000 %)" in err
-    assert "base_lora step 6: validation loss" in err
+    assert "base_lora step 40: validation loss" in err
     assert "majority answer" in err
     assert "predictions.html" in err
 

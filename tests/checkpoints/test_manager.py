@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint_is_one_clear_error(tmp_path, how):
         checkpoints.save(1, state(1), {"next_example": 4}, 0.5)
         checkpoints.close()
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        if index == len(files):
+        if index >= len(files):  # orbax does not always write as many
             break
         DAMAGE[how](files[index])
         message = _read(folder)
