@@ -1,7 +1,8 @@
 """python -m medjax.generate --workdir=runs/quickstart --image=scan.png --prompt="detect brain"
 
 Asks a trained run's model about an image. Several --prompt are answered side by side. How answers
-are chosen comes from the run's config, or from the settings below.
+are chosen comes from the run's config, or from the settings below. The confidence of an answer is
+its tokens' probability, as a geometric mean: how sure the model is, not how often it is right.
 """
 
 import argparse
@@ -66,8 +67,8 @@ def main() -> int:
         print(json.dumps({"image": args.image, "answers": replies}))
         return 0
     for reply in replies:
-        probability = math.exp(reply["log_prob"])
-        print(f"{reply['prompt']}: {reply['text']}  (probability {probability:.2g})")
+        confidence = math.exp(reply["log_prob_per_token"])
+        print(f"{reply['prompt']}: {reply['text']}  (confidence {confidence:.2f})")
         for found in reply["boxes"]:
             y1, x1, y2, x2 = found["box"]
             print(f"  {found['label']}: rows {y1:g} to {y2:g}, columns {x1:g} to {x2:g} (pixels)")

@@ -109,7 +109,7 @@ def test_boxes_are_in_pixels(command, monkeypatch):
     assert json.loads(out)["answers"][0]["boxes"] == expected
     _, out, _ = command("--prompt=detect brain")
     assert text in out
-    assert "probability 0.37" in out
+    assert "confidence 0.90" in out
     assert "brain: rows 0 to 40, columns 20 to 40 (pixels)" in out
 
 

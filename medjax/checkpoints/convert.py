@@ -20,6 +20,7 @@ from medjax.checkpoints import (
 from medjax.checkpoints.adapters import Adapter, Base, check_base, merged
 from medjax.checkpoints.hashes import remembered_hash
 from medjax.checkpoints.tensors import DTYPES, Checkpoint, LazyArray
+from medjax.cli import say
 from medjax.errors import UserError
 from medjax.models import config as model_config
 from medjax.models import variants
@@ -116,14 +117,25 @@ def open_source(request: Request) -> Source:
     if request.adapter is not None:
         adapter = open_any_adapter(request.adapter)
     if adapter is not None:
-        known = adapter.base is not None and adapter.base.sha256 is not None
-        if known and not request.other_base and (alone or request.adapter is not None):
-            check_base(adapter, remembered_hash(weights), str(weights))
+        if (alone or request.adapter is not None) and not request.other_base:
+            _check_base(adapter, weights)
         adapter.check(checkpoint.config)
     if request.tokenizer is not None:
         hf_processor.fitting_tokenizer(checkpoint, request.tokenizer)
         checkpoint = dataclasses.replace(checkpoint, tokenizer=request.tokenizer)
     return Source(checkpoint, weights, adapter)
+
+
+def _check_base(adapter: Adapter, weights: pathlib.Path) -> None:
+    """Raises UserError if an adapter was trained on other weights; says so if nobody can tell."""
+    if adapter.base is not None and adapter.base.sha256 is not None:
+        check_base(adapter, remembered_hash(weights), str(weights))
+        return
+    named = "" if adapter.base is None else f", which it calls {adapter.base.path}"
+    say(
+        f"warning: {adapter.where} holds no hash of its base{named}; that {weights} is that base "
+        "cannot be checked"
+    )
 
 
 def _base(request: Request, adapter: Adapter) -> pathlib.Path:
@@ -133,6 +145,8 @@ def _base(request: Request, adapter: Adapter) -> pathlib.Path:
         base = pathlib.Path(adapter.base.path)
     if base is None:
         raise UserError(f"{request.input} does not name its base; give it as --base")
+    if request.base is not None and not base.exists():
+        raise UserError(f"--base {base} does not exist")
     if not base.exists():
         raise UserError(
             f"{request.input} holds an adapter alone; its base {base} is not there. Put it back, "

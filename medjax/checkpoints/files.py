@@ -58,7 +58,9 @@ def new_file(path: Path, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
     if path.is_dir():
         raise UserError(f"output {path} is a folder, where a file is to be written")
     if path.exists() and not overwrite:
-        raise UserError(f"output {path} exists; give another path or allow overwriting")
+        raise UserError(
+            f"output {path} exists; give another path or allow overwriting (--overwrite)"
+        )
     with _temporary(path) as folder:
         yield folder / path.name
         os.replace(folder / path.name, path)
@@ -84,7 +86,9 @@ def new_folder(
         raise UserError(f"output {path} is a file, where a folder is to be written")
     if path.is_dir() and any(path.iterdir()):
         if not overwrite:
-            raise UserError(f"output {path} is not empty; give another path or allow overwriting")
+            raise UserError(
+                f"output {path} is not empty; give another path or allow overwriting (--overwrite)"
+            )
         if not any((path / marker).is_file() for marker in markers):
             raise UserError(
                 f"output {path} holds none of {', '.join(markers)}, so it is no earlier result; "

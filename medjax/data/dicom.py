@@ -59,7 +59,7 @@ def _pydicom() -> Any:
         import pydicom.pixels
     except ImportError as error:
         raise UserError(
-            "Reading DICOM files needs pydicom: pip install 'medjax[medical]'."
+            "Reading DICOM files needs pydicom: pip install -e '.[medical]'."
         ) from error
     return pydicom
 

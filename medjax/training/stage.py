@@ -193,7 +193,8 @@ def plan(name: str, config: ConfigDict, model: PaliGemmaConfig, tokenizer: Token
     )
     for source_name, (source, _) in sources.items():
         if source.faults:
-            say(f"{name}: {source_name}: bad rows left out: {dict(source.faults)}")
+            faults = ", ".join(f"{count} {kind}" for kind, count in source.faults.items())
+            say(f"{name}: {source_name}: bad rows left out: {faults}")
         transform(source[0], np.random.default_rng(0))  # tried, so that it does not fail later
     DecodeConfig(**config.decode.to_dict())
     precision.resolve(config.dtype)
@@ -206,8 +207,11 @@ def plan(name: str, config: ConfigDict, model: PaliGemmaConfig, tokenizer: Token
         )
     adapted = lora_config(config)
     shapes = tensors.specs(model) if adapted is None else adapters.adapter_specs(model, adapted)
-    optimizers.check(config.optimizer, steps, shapes)
-    optimizers.check_multipliers(shapes, config.optimizer.lr_multipliers)
+    try:
+        optimizers.check(config.optimizer, steps, shapes)
+        optimizers.check_multipliers(shapes, config.optimizer.lr_multipliers)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
     planned = Plan(
         name,
         config,

@@ -202,6 +202,21 @@ def test_base_that_has_moved(tmp_path):
         run("medjax", "medjax", tmp_path / "lora", tmp_path / "no", base=tmp_path / "other.npz")
 
 
+def test_base_that_cannot_be_checked_is_told_of(tmp_path, capsys):
+    run("big_vision", "huggingface", NPZ, tmp_path / "base")
+    peft.write_adapter(random_adapter(adapters.Base("org/elsewhere")), tmp_path / "adapter")
+    options = dict(base=tmp_path / "base")
+    run("peft", "huggingface", tmp_path / "adapter", tmp_path / "merged", **options)
+    said = capsys.readouterr().err
+    assert "warning" in said
+    assert "which it calls org/elsewhere" in said
+    assert f"that {tmp_path / 'base'} is that base cannot be checked" in said
+    run("peft", "huggingface", tmp_path / "adapter", tmp_path / "m", **options, other_base=True)
+    assert "cannot be checked" not in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"--base .*nowhere does not exist"):
+        run("peft", "medjax", tmp_path / "adapter", tmp_path / "o", base=tmp_path / "nowhere")
+
+
 def test_bases_that_make_no_sense(tmp_path):
     peft.write_adapter(random_adapter(), tmp_path / "adapter")
     for arguments, options, message in [
