@@ -198,7 +198,7 @@ def test_dicom_without_pydicom_says_what_to_install(tmp_path, monkeypatch):
     path = tmp_path / "x.dcm"
     path.write_bytes(b"anything")
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(UserError, match=r"pip install 'medjax\[medical\]'") as info:
+    with pytest.raises(UserError, match=r"pip install -e '\.\[medical\]'") as info:
         read_image(ImageFile(path))
     # No fault of the row: leaving such rows out would leave out all of them.
     assert not isinstance(info.value, BadExample)
