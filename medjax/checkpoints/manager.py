@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import pathlib
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -138,7 +139,7 @@ class Checkpoints:
 def _abandoned_reads_are_silent() -> Iterator[None]:
     """When one read fails, orbax abandons the others; each would print a traceback of its own.
 
-    Some do so through the interpreter, others through asyncio's log. They end later, in other
+    Some do so through the interpreter, others through asyncio's log or a warning. They end later, in other
     threads, so that after a failure the filters stay.
     """
     before, log = sys.unraisablehook, logging.getLogger("asyncio")
@@ -150,7 +151,11 @@ def _abandoned_reads_are_silent() -> Iterator[None]:
 
     sys.unraisablehook = hook
     log.addFilter(_was_retrieved)
-    yield
+    try:
+        yield
+    except BaseException:
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        raise
     sys.unraisablehook = before
     log.removeFilter(_was_retrieved)
 
