@@ -139,8 +139,8 @@ class Checkpoints:
 def _abandoned_reads_are_silent() -> Iterator[None]:
     """When one read fails, orbax abandons the others; each would print a traceback of its own.
 
-    Some do so through the interpreter, others through asyncio's log or a warning. They end later, in other
-    threads, so that after a failure the filters stay.
+    Some do so through the interpreter, others through asyncio's log or a warning. They end later,
+    in other threads, so that after a failure the filters stay.
     """
     before, log = sys.unraisablehook, logging.getLogger("asyncio")
 
