@@ -39,6 +39,17 @@ TINY = {
 }  # fmt: skip
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leaves out what compiles for GPUs where the extra `gpu-compile` is not installed."""
+    from medjax.scaling import gpus
+
+    if gpus.missing():
+        reason = f"not installed (extra gpu-compile): {', '.join(gpus.missing())}"
+        for item in items:
+            if item.get_closest_marker("gpu_compile"):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What a command did: its exit code, and what it said where."""

@@ -6,5 +6,6 @@ implementation each. The package stands on its own: it never imports medjax.
 
 from medjax_kernels.attention import Tokens, attention
 from medjax_kernels.cross_entropy import TokenScores, cross_entropy
+from medjax_kernels.selection import assume, use
 
-__all__ = ["TokenScores", "Tokens", "attention", "cross_entropy"]
+__all__ = ["TokenScores", "Tokens", "assume", "attention", "cross_entropy", "use"]
