@@ -15,10 +15,11 @@ from medjax_kernels.attention import allowed, xla
 NOTHING = Tokens()
 
 
-def small_blocks(q, k, v, *, queries=NOTHING, keys=NOTHING, scale=None, soft_cap=None):
+def small_blocks(q, k, v, **options):
     """xla with blocks of three queries, which divide none of the lengths here."""
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return xla.attention(q, k, v, queries, keys, scale, soft_cap, query_block=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(xla, "QUERY_BLOCK", 3)
+        return attention(q, k, v, **options, implementation="xla")
 
 
 # A further implementation joins the whole suite with one line.
@@ -37,7 +38,8 @@ SHAPES = [  # B, T, S, N, K, H
     (2, 1, 4, 6, 1, 8),  # multi-query, one query
     (1, 8, 1, 2, 2, 3),  # one key
 ]
-RULES = ["none", "block", "segment", "valid", "all"]
+RULES = ["none", "block", "segment", "modality", "valid", "all"]
+WINDOWS = [None, 1, 3]
 
 
 def numpy_attention(q, k, v, may, scale, soft_cap, d_out):
@@ -66,7 +68,7 @@ def numpy_attention(q, k, v, may, scale, soft_cap, d_out):
     return out, d_q, d_k, d_v
 
 
-def numpy_allowed(queries: Tokens, keys: Tokens, shape) -> np.ndarray:
+def numpy_allowed(queries: Tokens, keys: Tokens, shape, window=None) -> np.ndarray:
     batch, length, others = shape
     may = np.ones(shape, bool)
     for b, t, s in np.ndindex(batch, length, others):
@@ -74,6 +76,12 @@ def numpy_allowed(queries: Tokens, keys: Tokens, shape) -> np.ndarray:
             may[b, t, s] &= keys.block[b, s] <= queries.block[b, t]
         if queries.segment is not None:
             may[b, t, s] &= keys.segment[b, s] == queries.segment[b, t]
+        if queries.modality is not None:
+            may[b, t, s] &= keys.modality[b, s] == queries.modality[b, t]
+        if window is not None:
+            here = t if queries.position is None else queries.position[b, t]
+            there = s if keys.position is None else keys.position[b, s]
+            may[b, t, s] &= abs(int(here) - int(there)) < window
         if queries.valid is not None:
             may[b, t, s] &= queries.valid[b, t]
         if keys.valid is not None:
@@ -91,10 +99,12 @@ def draw(seed, shape, dtype=np.float32):
 
 def draw_tokens(seed, rule, batch, length) -> Tokens:
     rng = np.random.default_rng(seed)
-    numbers = rng.integers(0, 3, (2, batch, length)).astype(np.int32)
+    numbers = rng.integers(0, 3, (4, batch, length)).astype(np.int32)
     return Tokens(
         block=np.sort(numbers[0], axis=1) if rule in ("block", "all") else None,
         segment=numbers[1] if rule in ("segment", "all") else None,
+        modality=numbers[2] if rule in ("modality", "all") else None,
+        position=numbers[3] if rule == "all" else None,
         valid=rng.random((batch, length)) < 0.7 if rule in ("valid", "all") else None,
     )
 
@@ -117,15 +127,17 @@ class TestEveryImplementation:
         rule=st.sampled_from(RULES),
         soft_cap=st.sampled_from([None, 1.5]),
         scale=st.sampled_from([None, 0.7]),
+        window=st.sampled_from(WINDOWS),
         seed=st.integers(0, 3),
     )
-    def test_output_and_gradients(self, attend, shape, rule, soft_cap, scale, seed):
+    def test_output_and_gradients(self, attend, shape, rule, soft_cap, scale, window, seed):
         batch, length, others, *_, width = shape
         arrays = draw(seed, shape)
         queries = draw_tokens(seed + 10, rule, batch, length)
         keys = draw_tokens(seed + 20, rule, batch, others)
-        found = run(attend, *arrays, queries=queries, keys=keys, scale=scale, soft_cap=soft_cap)
-        may = numpy_allowed(queries, keys, (batch, length, others))
+        options = dict(scale=scale, soft_cap=soft_cap, window=window)
+        found = run(attend, *arrays, queries=queries, keys=keys, **options)
+        may = numpy_allowed(queries, keys, (batch, length, others), window)
         q, k, v, d_out = arrays
         scale = width**-0.5 if scale is None else scale
         wanted = numpy_attention(q, k, v, may, scale, soft_cap, d_out)
@@ -255,7 +267,9 @@ def test_other_bad_arguments():
         attention(*3 * [x.astype(jnp.int32)])
     with pytest.raises(ValueError, match=r"queries.block has shape \(2, 4\)"):
         attention(x, x, x, queries=Tokens(block=jnp.zeros((2, 4), jnp.int32)))
+    with pytest.raises(ValueError, match="window 0"):
+        attention(x, x, x, window=0)
     with pytest.raises(ValueError, match=r"keys.valid has shape \(3,\)"):
         attention(x, x, x, keys=Tokens(valid=jnp.ones(3, bool)))
-    with pytest.raises(ValueError, match="'fused' is none of auto, reference, xla"):
+    with pytest.raises(ValueError, match="'fused' is none of auto, xla, reference"):
         attention(x, x, x, implementation="fused")

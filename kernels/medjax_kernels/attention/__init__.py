@@ -1,6 +1,6 @@
 """Attention whose mask is described by integers per token, never by a T x S array."""
 
-from medjax_kernels.attention.api import IMPLEMENTATIONS, attention
-from medjax_kernels.attention.tokens import Tokens, allowed
+from medjax_kernels.attention.api import SUPPORT, attention
+from medjax_kernels.attention.tokens import Tokens, allowed, up_to
 
-__all__ = ["IMPLEMENTATIONS", "Tokens", "allowed", "attention"]
+__all__ = ["SUPPORT", "Tokens", "allowed", "attention", "up_to"]

@@ -3,10 +3,18 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from medjax_kernels import selection
 from medjax_kernels.attention import reference, xla
-from medjax_kernels.attention.tokens import Tokens, check
+from medjax_kernels.attention.options import Options
+from medjax_kernels.attention.tokens import Tokens, check, shared_rules, with_positions
+from medjax_kernels.selection import Support
 
-IMPLEMENTATIONS = ("auto", "reference", "xla")
+# Best first. The width is that of a head.
+SUPPORT = {
+    "xla": Support(),
+    "reference": Support(),
+}
+_FUNCTIONS = {"xla": xla.attention, "reference": reference.attention}
 
 
 def attention(
@@ -18,6 +26,7 @@ def attention(
     keys: Tokens = Tokens(),
     scale: float | None = None,
     soft_cap: float | None = None,
+    window: int | None = None,
     implementation: str = "auto",
 ) -> Float[Array, "B T N H"]:
     """Softmax attention with grouped heads, differentiable in q, k and v.
@@ -31,6 +40,9 @@ def attention(
       scale: multiplies the logits; 1 / sqrt(H) if None.
       soft_cap: if given, logits become `soft_cap * tanh(logits / soft_cap)` before masking
         (Gemma 2, arXiv:2408.00118).
+      window: if given, a query attends only to keys less than this many positions away from it, on
+        either side (`Tokens.position`; 0, 1, 2, ... if None). Together with causal blocks it is
+        Gemma 2's sliding window.
       implementation: "reference" (plain, holds all T x S logits), "xla" (query blocks; holds one
         block of logits, recomputes it in the backward pass), or "auto" (xla).
 
@@ -54,9 +66,11 @@ def attention(
         raise ValueError(f"q, k, v must share one float dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
     check(queries, q.shape[0], q.shape[1], "queries")
     check(keys, k.shape[0], k.shape[1], "keys")
+    if window is not None:
+        if window < 1:
+            raise ValueError(f"window {window} lets nobody attend to anything; the least is 1")
+        queries, keys = with_positions(queries, q.shape[1]), with_positions(keys, k.shape[1])
+    queries, keys = shared_rules(queries, keys, window)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if implementation == "reference":
-        return reference.attention(q, k, v, queries, keys, scale, soft_cap)
-    if implementation in ("auto", "xla"):
-        return xla.attention(q, k, v, queries, keys, scale, soft_cap)
-    raise ValueError(f"implementation {implementation!r} is none of {', '.join(IMPLEMENTATIONS)}")
+    name = selection.choose("attention", implementation, SUPPORT, dtype=q.dtype, width=q.shape[-1])
+    return _FUNCTIONS[name](q, k, v, queries, keys, Options(scale, soft_cap, window))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from medjax_kernels.attention.options import Options
 from medjax_kernels.attention.tokens import Tokens, allowed
 
 
@@ -13,16 +14,15 @@ def attention(
     v: Float[Array, "B S K H"],
     queries: Tokens,
     keys: Tokens,
-    scale: float,
-    soft_cap: float | None,
+    options: Options,
 ) -> Float[Array, "B T N H"]:
     """All T x S logits at once, in float32; see `api.attention`."""
     group = q.shape[2] // k.shape[2]
     k, v = (jnp.repeat(x.astype(jnp.float32), group, axis=2) for x in (k, v))
-    logits = jnp.einsum("BTNH,BSNH->BNTS", q.astype(jnp.float32), k) * scale
-    if soft_cap is not None:
-        logits = soft_cap * jnp.tanh(logits / soft_cap)
-    may = allowed(queries, keys)
+    logits = jnp.einsum("BTNH,BSNH->BNTS", q.astype(jnp.float32), k) * options.scale
+    if options.soft_cap is not None:
+        logits = options.soft_cap * jnp.tanh(logits / options.soft_cap)
+    may = allowed(queries, keys, options.window)
     if may is not None:
         # A finite low value: the softmax of a row that may attend to nothing stays finite too.
         logits = jnp.where(may[:, None], logits, jnp.finfo(jnp.float32).min)

@@ -10,30 +10,53 @@ from jaxtyping import Array, Bool, Int
 class Tokens(NamedTuple):
     """What masking needs to know of the tokens of one side (queries or keys). None: no such rule.
 
+    A rule holds where both sides have the field; `valid` holds for each side alone.
+
     Attributes:
       block: int [B, T]; a query attends to keys of its own and of earlier blocks. All equal is full
         attention, 0, 1, 2, ... is causal, and 0, 0, 0, 1, 2, ... is a prefix-LM.
       segment: int [B, T]; a query attends to keys of its own segment only (packed sequences).
+      modality: int [B, T]; a query attends to keys of its own modality only (4M's separated
+        decoder, arXiv:2312.06647). Apart from `segment`, so that packed samples can have both.
+      position: int [B, T]; what a sliding window measures distances in; 0, 1, 2, ... if None.
       valid: bool [B, T]; nobody attends to a key that is not valid, and a query that is not valid
         attends to nothing.
     """
 
     block: Int[Array, "B T"] | None = None
     segment: Int[Array, "B T"] | None = None
+    modality: Int[Array, "B T"] | None = None
+    position: Int[Array, "B T"] | None = None
     valid: Bool[Array, "B T"] | None = None
 
 
-def allowed(queries: Tokens, keys: Tokens) -> Bool[Array, "B T S"] | None:
+def up_to(lengths: Int[Array, "B"], size: int) -> Bool[Array, "B S"]:
+    """`valid` of a cache of `size` slots whose row b is filled up to `lengths[b]`."""
+    return jnp.arange(size) < lengths[:, None]
+
+
+def allowed(
+    queries: Tokens, keys: Tokens, window: int | None = None
+) -> Bool[Array, "B T S"] | None:
     """Which query may attend to which key; None if every one may.
 
     For tests, pictures and one tile at a time inside an implementation: the whole array of a long
     sequence is what the implementations avoid.
+
+    Args:
+      window: a query attends to keys less than this many positions away from it, on either side;
+        needs both sides' `position` (see `with_positions`).
     """
     rules = []
     if queries.block is not None and keys.block is not None:
         rules.append(keys.block[:, None, :] <= queries.block[:, :, None])
     if queries.segment is not None and keys.segment is not None:
         rules.append(keys.segment[:, None, :] == queries.segment[:, :, None])
+    if queries.modality is not None and keys.modality is not None:
+        rules.append(keys.modality[:, None, :] == queries.modality[:, :, None])
+    if window is not None and queries.position is not None and keys.position is not None:
+        distance = queries.position[:, :, None] - keys.position[:, None, :]
+        rules.append(jnp.abs(distance) < window)
     if keys.valid is not None:
         rules.append(keys.valid[:, None, :])
     if queries.valid is not None:
@@ -44,6 +67,26 @@ def allowed(queries: Tokens, keys: Tokens) -> Bool[Array, "B T S"] | None:
     for rule in rules[1:]:
         result = result & rule
     return result
+
+
+def with_positions(tokens: Tokens, length: int) -> Tokens:
+    """`tokens` with positions 0, 1, 2, ... where it has none."""
+    if tokens.position is not None:
+        return tokens
+    return tokens._replace(position=jnp.arange(length, dtype=jnp.int32)[None])
+
+
+def shared_rules(queries: Tokens, keys: Tokens, window: int | None) -> tuple[Tokens, Tokens]:
+    """Both sides without the fields that only one of them has, or that nobody asks for."""
+
+    def kept(name: str) -> bool:
+        if name == "position":
+            return window is not None
+        both = getattr(queries, name) is not None and getattr(keys, name) is not None
+        return both or name == "valid"
+
+    dropped = {name: None for name in Tokens._fields if not kept(name)}
+    return queries._replace(**dropped), keys._replace(**dropped)
 
 
 def check(tokens: Tokens, batch: int, length: int, side: str) -> None:

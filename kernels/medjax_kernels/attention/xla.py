@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from medjax_kernels.attention.options import Options
 from medjax_kernels.attention.tokens import Tokens, allowed, slice_tokens
 
 QUERY_BLOCK = 256
@@ -29,21 +30,19 @@ def attention(
     v: Float[Array, "B S K H"],
     queries: Tokens,
     keys: Tokens,
-    scale: float,
-    soft_cap: float | None,
-    query_block: int = QUERY_BLOCK,
+    options: Options,
 ) -> Float[Array, "B T N H"]:
-    """See `api.attention`. `query_block`: how many queries' logits are alive at once."""
+    """See `api.attention`."""
     batch, length, heads, width = q.shape
     kv_heads = k.shape[2]
-    block = min(length, query_block)
+    block = min(length, QUERY_BLOCK)
     tail = -length % block
     q = jnp.pad(q, ((0, 0), (0, tail), (0, 0), (0, 0)))
     queries = _pad_queries(queries, tail)
     q = q.reshape(batch, length + tail, kv_heads, heads // kv_heads, width)
     q = q.transpose(0, 2, 3, 1, 4)  # [B, K, G, T, H]
     k, v = (x.transpose(0, 2, 1, 3) for x in (k, v))  # [B, K, S, H]
-    out = _attention(q, k, v, queries, keys, scale, soft_cap, block)
+    out = _attention(q, k, v, queries, keys, options, block)
     out = out.transpose(0, 3, 1, 2, 4).reshape(batch, length + tail, heads, width)
     return out[:, :length]
 
@@ -51,7 +50,7 @@ def attention(
 def _pad_queries(queries: Tokens, tail: int) -> Tokens:
     if not tail:
         return queries
-    fill = (_NEVER, _NEVER, False)
+    fill = (_NEVER, _NEVER, _NEVER, 0, False)
     return Tokens(
         *(
             None if x is None else jnp.pad(x, ((0, 0), (0, tail)), constant_values=value)
@@ -76,17 +75,17 @@ class _Rows(NamedTuple):
     allowed: Bool[Array, "B 1 1 T S"] | None
 
 
-def _rows(q, k, queries: Tokens, keys: Tokens, scale, soft_cap) -> _Rows:
-    logits = _matmul("bkmh,bksh->bkms", q, k).reshape(*q.shape[:4], k.shape[2]) * scale
-    if soft_cap is not None:
-        logits = soft_cap * jnp.tanh(logits / soft_cap)
-    may = allowed(queries, keys)
+def _rows(q, k, queries: Tokens, keys: Tokens, options) -> _Rows:
+    logits = _matmul("bkmh,bksh->bkms", q, k).reshape(*q.shape[:4], k.shape[2]) * options.scale
+    if options.soft_cap is not None:
+        logits = options.soft_cap * jnp.tanh(logits / options.soft_cap)
+    may = allowed(queries, keys, options.window)
     return _Rows(logits, None if may is None else may[:, None, None])
 
 
-def _forward_block(q, k, v, queries, keys, scale, soft_cap):
+def _forward_block(q, k, v, queries, keys, options):
     """Output [B, K, G, T, H] and log-sum-exp [B, K, G, T] of one block of queries."""
-    logits, may = _rows(q, k, queries, keys, scale, soft_cap)
+    logits, may = _rows(q, k, queries, keys, options)
     if may is not None:
         logits = jnp.where(may, logits, -jnp.inf)
     top = jnp.max(logits, axis=-1, keepdims=True)
@@ -98,9 +97,9 @@ def _forward_block(q, k, v, queries, keys, scale, soft_cap):
     return out.reshape(q.shape).astype(q.dtype), (top + jnp.log(total))[..., 0]
 
 
-def _backward_block(q, k, v, queries, keys, out, lse, d_out, scale, soft_cap):
+def _backward_block(q, k, v, queries, keys, out, lse, d_out, options):
     """Gradients of one block: dq of the block, and the block's share of dk and dv (float32)."""
-    logits, may = _rows(q, k, queries, keys, scale, soft_cap)
+    logits, may = _rows(q, k, queries, keys, options)
     probs = jnp.exp(logits - lse[..., None])
     if may is not None:
         probs = jnp.where(may, probs, 0.0)
@@ -108,17 +107,17 @@ def _backward_block(q, k, v, queries, keys, out, lse, d_out, scale, soft_cap):
     d_probs = _matmul("bkmh,bksh->bkms", d_out, v).reshape(probs.shape)
     delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
     d_logits = probs * (d_probs - delta)
-    if soft_cap is not None:
-        d_logits = d_logits * (1.0 - jnp.square(logits / soft_cap))
-    d_logits = (d_logits * scale).astype(q.dtype)
+    if options.soft_cap is not None:
+        d_logits = d_logits * (1.0 - jnp.square(logits / options.soft_cap))
+    d_logits = (d_logits * options.scale).astype(q.dtype)
     d_q = _matmul("bkms,bksh->bkmh", d_logits, k).reshape(q.shape)
     d_k = _matmul("bkms,bkmh->bksh", d_logits, q)
     return d_q.astype(q.dtype), d_k, d_v
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
-def _attention(q, k, v, queries, keys, scale, soft_cap, block):
-    return _forward(q, k, v, queries, keys, scale, soft_cap, block)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _attention(q, k, v, queries, keys, options, block):
+    return _forward(q, k, v, queries, keys, options, block)[0]
 
 
 def _cut(x, index, block):
@@ -132,27 +131,27 @@ def _join(parts):
     return parts.reshape(*parts.shape[:3], -1, *parts.shape[5:])
 
 
-def _forward(q, k, v, queries, keys, scale, soft_cap, block):
+def _forward(q, k, v, queries, keys, options, block):
     blocks = q.shape[3] // block
     if blocks == 1:
-        out, lse = _forward_block(q, k, v, queries, keys, scale, soft_cap)
+        out, lse = _forward_block(q, k, v, queries, keys, options)
         return out, (q, k, v, queries, keys, out, lse)
 
     def step(_, index):
         tokens = slice_tokens(queries, index * block, block)
         part = _cut(q, index, block)
-        return None, _forward_block(part, k, v, tokens, keys, scale, soft_cap)
+        return None, _forward_block(part, k, v, tokens, keys, options)
 
     _, parts = jax.lax.scan(step, None, jnp.arange(blocks))
     out, lse = map(_join, parts)
     return out, (q, k, v, queries, keys, out, lse)
 
 
-def _backward(scale, soft_cap, block, residuals, d_out):
+def _backward(options, block, residuals, d_out):
     q, k, v, queries, keys, out, lse = residuals
     blocks = q.shape[3] // block
     if blocks == 1:
-        d_q, d_k, d_v = _backward_block(q, k, v, queries, keys, out, lse, d_out, scale, soft_cap)
+        d_q, d_k, d_v = _backward_block(q, k, v, queries, keys, out, lse, d_out, options)
         return d_q, d_k.astype(k.dtype), d_v.astype(v.dtype), None, None
 
     def step(carry, index):
@@ -160,7 +159,7 @@ def _backward(scale, soft_cap, block, residuals, d_out):
         tokens = slice_tokens(queries, index * block, block)
         part_q, part_out, part_lse, part_d_out = parts
         d_q, d_k, d_v = _backward_block(
-            part_q, k, v, tokens, keys, part_out, part_lse, part_d_out, scale, soft_cap
+            part_q, k, v, tokens, keys, part_out, part_lse, part_d_out, options
         )
         return (carry[0] + d_k, carry[1] + d_v), d_q
 
