@@ -1,0 +1,46 @@
+"""Sizes of the fused kernels' tiles, by GPU. First guesses: nobody has measured them yet."""
+
+from typing import NamedTuple
+
+
+class Blocks(NamedTuple):
+    """Of one kernel.
+
+    Attributes:
+      rows: of x (or of the result's gradient) that a program takes; a power of two, 16 or more.
+      outputs: columns of W that a program takes forward, or takes at a time backward.
+      warps: of 32 threads each.
+      stages: how many tiles are loaded ahead, and one.
+    """
+
+    rows: int
+    outputs: int
+    warps: int
+    stages: int
+
+
+# By least compute capability; of each, the first that has enough rows, or the last.
+_FORWARD = {
+    (8, 0): (Blocks(16, 64, 4, 4), Blocks(64, 64, 4, 3), Blocks(128, 128, 8, 3)),
+    (9, 0): (Blocks(16, 64, 4, 4), Blocks(64, 64, 4, 4), Blocks(128, 128, 8, 4)),
+}
+_BACKWARD = {
+    (8, 0): (Blocks(16, 64, 4, 4), Blocks(64, 64, 4, 3), Blocks(128, 64, 8, 3)),
+    (9, 0): (Blocks(16, 64, 4, 4), Blocks(64, 64, 4, 4), Blocks(128, 64, 8, 4)),
+}
+
+
+def forward(capability: tuple[int, int] | None, rows: int) -> Blocks:
+    """For `rows` of x; a device without capability (the CPU, interpreting) gets the first."""
+    return _pick(_FORWARD, capability, rows)
+
+
+def backward(capability: tuple[int, int] | None, rows: int) -> Blocks:
+    """For `rows` of the result's gradient."""
+    return _pick(_BACKWARD, capability, rows)
+
+
+def _pick(table, capability, rows: int) -> Blocks:
+    known = [least for least in table if capability is not None and least <= capability]
+    choices = table[max(known, default=min(table))]
+    return next((blocks for blocks in choices if blocks.rows >= rows), choices[-1])
