@@ -1,7 +1,10 @@
 """NF4 and every implementation of its product, against bitsandbytes' records and NumPy float64."""
 
 import functools
+import os
 import pathlib
+import subprocess
+import sys
 
 import chex
 import jax
@@ -395,6 +398,45 @@ def test_it_lives_in_states_and_checkpoints(tmp_path, width):
     chex.assert_trees_all_equal(nnx.merge(graph, state).kernel.get_value(), kernel)
 
 
+SHARDED = """
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from medjax_kernels import nf4
+
+rng = np.random.default_rng(0)
+weights = nf4.quantize(rng.standard_normal((1024, 2048)))
+x, d_out = (rng.standard_normal((2, n)).astype(np.float32) for n in (1024, 2048))
+
+@jax.jit
+def function(x, weights, d_out):
+    out, pull = jax.vjp(lambda x: nf4.matmul(x, weights, implementation="xla"), x)
+    return out, pull(d_out)[0], nf4.dequantize(weights)
+
+wanted = function(x, weights, d_out)
+mesh = Mesh(np.array(jax.devices()), ("tensor",))
+for axes in (("tensor",), (None, "tensor")):  # along F, along D
+    def put(array):
+        spec = PartitionSpec(*axes) if array.ndim == 2 else PartitionSpec()
+        return jax.device_put(array, NamedSharding(mesh, spec))
+    parts = jax.tree.map(put, weights)
+    assert parts.codes.addressable_shards[0].data.nbytes == weights.codes.nbytes // 4
+    found = function(x, parts, d_out)
+    for a, b in zip(found[:2], wanted[:2], strict=True):  # sums in another order
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+    np.testing.assert_array_equal(found[2], wanted[2])
+print("agree")
+"""
+
+
+def test_it_is_sharded_along_either_axis():
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    environment = os.environ | {"XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "agree\n"), done.stderr
+
+
 @pytest.mark.parametrize(("implementation", "holds_all"), [("reference", True), ("xla", False)])
 def test_only_the_reference_holds_the_matrix(implementation, holds_all):
     width, outputs, rows = 4096, 2048, 16
@@ -474,8 +516,9 @@ def test_explicit_choice_that_cannot_run(device, options, message):
 
 def test_blocks_are_chosen_by_gpu_and_rows():
     for pick in (blocks.forward, blocks.backward):
-        assert [pick((8, 0), rows).rows for rows in (1, 16, 17, 64, 65, 10**6)] == [
-            16, 16, 64, 64, 128, 128,
-        ]  # fmt: skip
-        ampere, hopper = pick((8, 0), 10**6), pick((9, 0), 10**6)
-        assert pick((8, 9), 10**6) == pick(None, 10**6) == ampere != hopper == pick((12, 0), 10**6)
+        found = [pick((8, 0), rows, 2).rows for rows in (1, 16, 17, 64, 65, 10**6)]
+        assert found == [16, 16, 64, 64, 128, 128]
+        assert pick((8, 0), 10**6, 4).rows == 64  # float32
+        ampere, hopper = pick((8, 0), 10**6, 2), pick((9, 0), 10**6, 2)
+        assert pick((8, 9), 10**6, 2) == pick(None, 10**6, 2) == ampere
+        assert pick((12, 0), 10**6, 2) == hopper != ampere

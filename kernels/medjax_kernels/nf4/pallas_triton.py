@@ -26,7 +26,7 @@ def matmul(
 ) -> Float[Array, "M F"]:
     """x @ W. `tiles`: sizes of the kernel's tiles, if not those of the table."""
     rows, outputs = x.shape[0], weights.shape[1]
-    tiles = tiles or blocks.forward(selection.device().capability, rows)
+    tiles = tiles or blocks.forward(selection.device().capability, rows, x.dtype.itemsize)
     grid = (pl.cdiv(rows, tiles.rows), pl.cdiv(outputs, tiles.outputs))
     return _call(_forward_kernel, grid, (rows, outputs), x, weights, tiles)
 
@@ -36,7 +36,7 @@ def matmul_transposed(
 ) -> Float[Array, "M D"]:
     """y @ W.T, likewise."""
     rows, width = y.shape[0], weights.width
-    tiles = tiles or blocks.backward(selection.device().capability, rows)
+    tiles = tiles or blocks.backward(selection.device().capability, rows, y.dtype.itemsize)
     grid = (pl.cdiv(rows, tiles.rows), pl.cdiv(width, BLOCK))
     return _call(_backward_kernel, grid, (rows, width), y, weights, tiles)
 
