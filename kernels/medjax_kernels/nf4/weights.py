@@ -31,7 +31,8 @@ class NF4:
     An output's codes lie side by side, two a byte, the first in the upper half. If D is odd, each
     output begins a byte of its own: the only difference to bitsandbytes. If D is a multiple of 64,
     no block belongs to two outputs, `absmax` has the axes of the matrix, and both it and `codes`
-    may be sharded along either. Scales are few (a byte in 8,192 weights' 4,224): keep them whole.
+    may be sharded along either. Scales are few (4 of a group's 8,452 bytes): keep them whole. XLA
+    gathers the codes of an axis that tiles are cut from: F forward, D backward.
 
     All arrays may have the same leading axes, of stacked layers: `lax.scan` takes the stack apart.
 
