@@ -20,6 +20,7 @@ import numpy as np
 import optax
 from flax import nnx
 from medjax_kernels import attention, cross_entropy
+from medjax_kernels.nf4 import dequantize, matmul, quantize
 from tqdm import tqdm
 
 from medjax import cli
@@ -91,7 +92,23 @@ def vocabulary() -> Duel:
     return Duel(jax.value_and_grad(ours), jax.value_and_grad(peer), (_normal(512, 512),))
 
 
-BENCHMARKS = {f.__name__: f for f in (linear, multi_query, vision_attention, vocabulary)}
+def nf4() -> Duel:
+    """64 rows times a matrix [2048, 8192] in NF4, and the rows' gradient; peer: the whole matrix
+    dequantized, then multiplied."""
+
+    def both(product):
+        def function(x, weights, d_out):
+            out, pull = jax.vjp(lambda x: product(x, weights), x)
+            return out, *pull(d_out)
+
+        return function
+
+    peer = both(lambda x, weights: x @ dequantize(weights))
+    weights = quantize(_normal(2048, 8192) / 64)
+    return Duel(both(matmul), peer, (_normal(64, 2048), weights, _normal(64, 8192)))
+
+
+BENCHMARKS = {f.__name__: f for f in (linear, multi_query, vision_attention, vocabulary, nf4)}
 
 
 def run(name: str, rounds: int) -> dict:
