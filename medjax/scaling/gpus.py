@@ -5,9 +5,10 @@ and ptxas, all of which the extra `gpu-compile` installs; no driver, no GPU. Wha
 the real device would run, down to the buffers' sizes. How fast it would run nobody knows.
 """
 
+import contextlib
 import importlib.util
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -81,8 +82,20 @@ def compile_for(name: str, function: Callable, *arguments) -> jax.stages.Compile
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments
     )
     major, minor = map(int, target.compute_capability.split("."))
-    with selection.assume("gpu", (major, minor)):
+    with selection.assume("gpu", (major, minor)), _uncached():
         return jax.jit(function).lower(*abstract).compile(compiler_options=compiler_options())
+
+
+@contextlib.contextmanager
+def _uncached() -> Iterator[None]:
+    """Keeps programs out of jax's persistent cache, from which these could not be read again."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = jax.config.values[name]
+    jax.config.update(name, float("inf"))
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def compiler_options() -> dict[str, str | bool]:
