@@ -9,6 +9,7 @@ import os
 import pathlib
 from collections.abc import Iterator, Mapping
 
+import ml_dtypes
 import numpy as np
 
 from medjax.checkpoints import fourm_config, fourm_names
@@ -64,7 +65,9 @@ def from_tensors(
     expected |= {name: value.shape for name, value in constants.items()}
     check_specs(where, arrays, expected)
     for name, value in constants.items():
-        if not np.allclose(arrays[name].read(), value, rtol=0, atol=_POSITIONS_TOLERANCE):
+        tolerance = _POSITIONS_TOLERANCE + float(ml_dtypes.finfo(arrays[name].dtype).eps)
+        found = arrays[name].read().astype(np.float32)
+        if not np.allclose(found, value, rtol=0, atol=tolerance):
             raise UserError(f"{where}: {name} is not what 4M computes, and medjax cannot keep it")
     places: dict[Piece, tuple[str, int]] = {}
     for name, tensor in tensors.items():

@@ -1,5 +1,6 @@
 """The config of a 4M model as apple/ml-4m keeps it (`fourm/models/fm.py: FM`)."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
@@ -59,6 +60,8 @@ def from_dict(
         raise UserError(
             f"{where}: act_layer {data['act_layer']!r} is none of {', '.join(_ACTIVATIONS)}"
         )
+    for key, value in data.items():
+        _check(key, value, where)
     inputs = tuple(data["domains_in"])
     # What the original cannot predict it passes over.
     targets = tuple(name for name in data["domains_out"] if lookup(name, modalities).has_ids)
@@ -72,6 +75,25 @@ def from_dict(
         activation=_ACTIVATIONS[data["act_layer"]],
         **{_SAME[key]: value for key, value in {**_DEFAULTS, **data}.items() if key in _SAME},
     )
+
+
+def _check(key: str, value: Any, where: str) -> None:
+    """Raises UserError if a value is not of the kind that its key asks for."""
+    kinds = {field.name: field.type for field in dataclasses.fields(FourMConfig)}
+    kind = kinds.get(_SAME.get(key, ""))
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    wanted = None
+    if key in ("domains_in", "domains_out"):
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+            wanted = "a list of names"
+    elif kind is bool and not isinstance(value, bool):
+        wanted = "true or false"
+    elif kind is float and not number:
+        wanted = "a number"
+    elif kind is int and not (number and isinstance(value, int)):
+        wanted = "a whole number"
+    if wanted:
+        raise UserError(f"{where}: {key} is {value!r}; expected {wanted}")
 
 
 def to_dict(config: FourMConfig) -> dict[str, Any]:
