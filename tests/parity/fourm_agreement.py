@@ -221,10 +221,10 @@ def recorded(folder: pathlib.Path) -> Results:
 def open_set(folder: pathlib.Path) -> tuple[Checkpoint[FourMConfig], Batch]:
     """A set's model and inputs; the model's output layers are tied as its weights say."""
     checkpoint = fourm.open_folder(folder, read_config(folder))
-    data = json.loads((folder / "config.json").read_text())
     with np.load(folder / "io.npz") as io:
-        batch = pack(io, checkpoint.config, data["num_encoder_tokens"], data["num_decoder_tokens"])
-    return checkpoint, batch
+        encoder, decoder = (io[f"{side}_valid"].shape[1] for side in ("encoder", "decoder"))
+        encoder -= checkpoint.config.num_register_tokens
+        return checkpoint, pack(io, checkpoint.config, encoder, decoder)
 
 
 def computed(folder: pathlib.Path, implementation: str) -> Results:
