@@ -133,18 +133,17 @@ class Embeddings(nnx.Module):
 
     def _fixed(self, names: Sequence[str]) -> tuple[Array, dict[str, tuple[int, int]]]:
         """All fixed positions in one table, and where each modality's begin and how many it has."""
-        tables: dict[object, tuple[int, np.ndarray]] = {}
+        tables: dict[tuple[bool, int], tuple[int, np.ndarray]] = {}
         first, length = {}, 0
         for name in names:
             modality = self.config.modalities[self.config.index(name)]
             if modality.learned_positions:
                 continue
-            # Grids of the same size share their rows, and so do sequences.
-            key = modality.side if modality.is_image else "sequence", modality.length
-            if key not in tables:
-                tables[key] = length, fixed_positions(modality, self.config.width)
-                length += len(tables[key][1])
-            first[name] = tables[key][0], len(tables[key][1])
+            rows = fixed_positions(modality, self.config.width)
+            # Grids of the same size are the same, and so are sequences.
+            start, _ = tables.setdefault((modality.is_image, len(rows)), (length, rows))
+            length = max(length, start + len(rows))
+            first[name] = start, len(rows)
         parts = [rows for _, rows in tables.values()]
         empty = np.zeros((0, self.config.width), np.float32)
         return jnp.asarray(np.concatenate([empty, *parts])), first
