@@ -159,7 +159,7 @@ def _linears(config: FourMConfig) -> Iterator[tuple[str, list[str], bool, int]]:
 def _sides(config: FourMConfig) -> Iterator[tuple[str, Modality]]:
     for side, names in (("encoder", config.inputs), ("decoder", config.targets)):
         for name in names:
-            yield side, config.modalities[config.index(name)]
+            yield side, config.modality(name)
 
 
 def _embedding(config: FourMConfig, side: str, modality: Modality) -> dict[str, Tensor]:

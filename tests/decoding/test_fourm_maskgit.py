@@ -26,16 +26,19 @@ REPORT = EncoderInput(
     np.zeros((2, 4), np.int32),
     np.array([[True, True, True, False], [True] * 4]),
 )
-SCHEDULE = (1, 3, 5)
+SCHEDULE = (4, 5)
 
 
 @pytest.fixture(scope="module")
 def model() -> FourM:
-    model = FourM(CONFIG, rngs=nnx.Rngs(0))
+    model = nnx.eval_shape(lambda: FourM(CONFIG, rngs=nnx.Rngs(0)))
     rng = np.random.default_rng(0)
-    for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        value = variable.get_value()
-        variable.set_value(value + jnp.asarray(0.3 * rng.standard_normal(value.shape), value.dtype))
+    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        shape = variable.get_value().shape
+        # What all places have in common is small, or they would get the same token.
+        size = 0.5 if path[-1] == "kernel" or "embed_tokens" in path else 0.05
+        value = size * rng.standard_normal(shape) + (path[-1] == "scale")
+        variable.set_value(jnp.asarray(value, jnp.float32))
     return model
 
 
@@ -91,9 +94,9 @@ def test_a_loop_written_out(model, scale):
 
 def test_a_given_order(model):
     order = np.tile(np.arange(9), (2, 1))
-    found = run(model, (4, 5), order=order)
-    np.testing.assert_array_equal(found[0], written_out(model, (4, 5), ordered=True))
-    assert not np.array_equal(found, run(model, (4, 5)))
+    found = run(model, order=order)
+    np.testing.assert_array_equal(found[0], written_out(model, SCHEDULE, ordered=True))
+    assert not np.array_equal(found, run(model))
 
 
 def test_guidance_of_one_is_none_and_others_are_not(model):
@@ -107,7 +110,7 @@ def test_guidance_of_one_is_none_and_others_are_not(model):
 
 
 def test_steps_that_keep_nothing_change_nothing(model):
-    np.testing.assert_array_equal(run(model, (1, 0, 3, 5, 0)), run(model))
+    np.testing.assert_array_equal(run(model, (0, 4, 0, 5, 0)), run(model))
 
 
 def test_schedules():
@@ -133,7 +136,7 @@ def test_schedules():
         ("scan", {}, "'scan' is no image that the model both reads and predicts"),
         ("tok", {"schedule": (4, 4)}, r"schedule \[4, 4\] does not add up to the 9 of 'tok'"),
         ("tok", {"schedule": (10, -1)}, r"schedule \[10, -1\] does not add up"),
-        ("tok", {"order": np.zeros((2, 9))}, r"order has shape \(2, 9\); .* need \(3, 9\)"),
+        ("tok", {"order": np.zeros((1, 9))}, r"order has shape \(1, 9\); .* need \(2, 9\)"),
     ],
 )
 def test_what_cannot_be_made(model, target, kwargs, message):

@@ -165,7 +165,7 @@ def pack(io: Mapping[str, np.ndarray], config: FourMConfig, encoder: int, decode
 
 
 def _input_slots(of, config: FourMConfig, name: str) -> list[_Slot]:
-    modality = config.modalities[config.index(name)]
+    modality = config.modality(name)
     kept = np.flatnonzero(~of["input_mask"])
     ids = of["tensor"].reshape(-1) if modality.has_ids else np.zeros(kept.max(initial=0) + 1, int)
     return [
@@ -176,7 +176,7 @@ def _input_slots(of, config: FourMConfig, name: str) -> list[_Slot]:
 
 
 def _target_slots(of, config: FourMConfig, name: str) -> list[_Slot]:
-    modality, index = config.modalities[config.index(name)], config.index(name)
+    modality, index = config.modality(name), config.index(name)
     kept = np.flatnonzero(~of["target_mask"])
     ids, groups = of["tensor"].reshape(-1), of["decoder_attention_mask"]
     if modality.is_image:

@@ -65,7 +65,7 @@ def test_images(case):
         schedule = io[f"generate/{case.name}/tokens_per_step"].tolist()
     # They are made from the whole picture.
     (name,) = batch.features
-    patches = config.modalities[config.index(name)].length
+    patches = config.modality(name).length
     positions = np.tile(np.arange(patches, dtype=np.int32), (len(wanted), 1))
     index = np.full_like(positions, config.index(name))
     picture = EncoderInput(positions * 0, positions, index, np.ones(positions.shape, bool))

@@ -123,6 +123,10 @@ class FourMConfig:
         """A modality's id in packed tokens."""
         return self.names.index(name)
 
+    def modality(self, name: str) -> Modality:
+        """The modality of a name."""
+        return self.modalities[self.index(name)]
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:

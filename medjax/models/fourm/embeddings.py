@@ -39,7 +39,7 @@ class Embeddings(nnx.Module):
     ):
         """names: the modalities of this side. shared: whose modality embedding the other has."""
         self.config = config
-        chosen = [config.modalities[config.index(name)] for name in names]
+        chosen = [config.modality(name) for name in names]
 
         def param(*shape, axes):
             return nnx.Param(_normal(rngs.params(), shape, param_dtype), axes=axes)
@@ -89,7 +89,7 @@ class Embeddings(nnx.Module):
         """
         total = jnp.zeros((*tokens.shape, self.config.width), jnp.float32)
         for name, here in mine.items():
-            modality = self.config.modalities[self.config.index(name)]
+            modality = self.config.modality(name)
             if modality.has_ids:
                 table = self.embed_tokens[name].get_value()
                 rows = _rows(table, tokens, here)
@@ -118,7 +118,7 @@ class Embeddings(nnx.Module):
         row = jnp.full(positions.shape, len(table), jnp.int32)
         total = jnp.zeros((*positions.shape, self.config.width), jnp.float32)
         for name, here in mine.items():
-            modality = self.config.modalities[self.config.index(name)]
+            modality = self.config.modality(name)
             owner = self if name in self.modality_embedding else other
             assert owner is not None
             embedding = owner.modality_embedding[name].get_value().astype(jnp.float32)
@@ -136,7 +136,7 @@ class Embeddings(nnx.Module):
         tables: dict[tuple[bool, int], tuple[int, np.ndarray]] = {}
         first, length = {}, 0
         for name in names:
-            modality = self.config.modalities[self.config.index(name)]
+            modality = self.config.modality(name)
             if modality.learned_positions:
                 continue
             rows = fixed_positions(modality, self.config.width)

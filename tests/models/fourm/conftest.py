@@ -2,10 +2,12 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from medjax.models.fourm import DecoderInput, EncoderInput, FourMConfig, Modality
+from medjax.models.fourm import DecoderInput, EncoderInput, FourM, FourMConfig, Modality
 
 MODALITIES = (
     Modality("scan", "patches", image_size=8, patch_size=4, channels=1),
@@ -85,3 +87,19 @@ def batch() -> Batch:
 def config():
     """Makes a tiny config; keyword arguments change fields."""
     return tiny
+
+
+@pytest.fixture(scope="session")
+def build():
+    """Makes a model in which every parameter, norms and biases included, is random and matters."""
+
+    def build(config: FourMConfig, seed: int = 0, **kwargs) -> FourM:
+        model = nnx.eval_shape(lambda: FourM(config, rngs=nnx.Rngs(0), **kwargs))
+        rng = np.random.default_rng(seed)
+        for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+            target = variable.get_value()
+            value = 0.3 * rng.standard_normal(target.shape) + (path[-1] == "scale")
+            variable.set_value(jnp.asarray(value, target.dtype))
+        return model
+
+    return build

@@ -14,8 +14,8 @@ ATTENTIONS = (("encoder", "self_attn"), ("decoder", "self_attn"), ("decoder", "c
 
 
 @pytest.fixture
-def model(config) -> FourM:
-    return FourM(config(gated=True, num_kv_heads=2), rngs=nnx.Rngs(0))
+def model(build, config) -> FourM:
+    return build(config(gated=True, num_kv_heads=2))
 
 
 def adapt(model, **options) -> list[str]:
@@ -59,8 +59,8 @@ def test_a_new_adapter_changes_nothing_and_a_merged_one_what_it_learned(model, b
     np.testing.assert_allclose(np.asarray(model.hidden(*batch))[valid], learned, atol=1e-5)
 
 
-def test_what_a_model_lacks_is_named(config):
-    plain = FourM(config(), rngs=nnx.Rngs(0))
+def test_what_a_model_lacks_is_named(build, config):
+    plain = build(config())
     with pytest.raises(UserError, match="no layer of encoder, decoder is called gate_proj"):
         adapt(plain)
     with pytest.raises(UserError, match=r"lora.towers: 'tower' is none of .* encoder, decoder"):

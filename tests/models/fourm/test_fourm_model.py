@@ -14,17 +14,6 @@ from medjax.models.params import flatten
 from medjax.scaling import sharding
 
 
-def build(config, seed: int = 0, **kwargs) -> FourM:
-    """A model in which every parameter, norms and biases included, is random and matters."""
-    model = FourM(config, rngs=nnx.Rngs(0), **kwargs)
-    rng = np.random.default_rng(seed)
-    for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        value = variable.get_value()
-        noise = 0.2 * rng.standard_normal(value.shape)
-        variable.set_value(value + jnp.asarray(noise, value.dtype))
-    return model
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _outputs(graphdef, state, batch):
     def loss(state):
@@ -62,7 +51,7 @@ def seen(a: np.ndarray, b: np.ndarray) -> list[bool]:
 
 
 @pytest.fixture(scope="module")
-def model(config) -> FourM:
+def model(build, config) -> FourM:
     return build(config())
 
 
@@ -86,7 +75,7 @@ def test_scores_are_those_of_each_modalitys_own_vocabulary(config, model, batch,
     for i, j in np.argwhere(batch.decoder.valid):
         name = config().names[batch.decoder.modality[i, j]]
         logits = np.asarray(model.logits(hidden[i, j], name), np.float64)
-        assert len(logits) == config().modalities[config().index(name)].vocab_size
+        assert len(logits) == config().modality(name).vocab_size
         wanted[i, j] = np.log(np.exp(logits).sum()) - logits[batch.decoder.targets[i, j]]
         assert scores.argmax[i, j] == logits.argmax()
     np.testing.assert_allclose(scores.loss, wanted, rtol=1e-5, atol=1e-6)
@@ -133,7 +122,7 @@ def test_who_sees_whom_in_the_decoder(model, batch):
     np.testing.assert_array_equal(hidden, other)
 
 
-def test_modalities_that_are_not_separate_see_those_before(config, batch):
+def test_modalities_that_are_not_separate_see_those_before(build, config, batch):
     joint = build(config(separate_modalities=False))
     hidden = hidden_states(joint, batch)
     other = hidden_states(joint, changed(batch, "decoder", "positions", 0, 1, 4))
@@ -148,7 +137,7 @@ def test_every_input_token_matters_to_the_decoder(model, batch):
         assert np.abs(other - hidden)[0, :5].min() > 0
 
 
-def test_modalities_that_are_no_input_are_not_read(config, batch):
+def test_modalities_that_are_no_input_are_not_read(build, config, batch):
     inputs = tuple(name for name in config().inputs if name != "pose")
     encoded = build(config(inputs=inputs)).encode(batch.encoder, batch.features)
     np.testing.assert_array_equal(encoded.valid[1], [True, False, False, True, True, True, True])
@@ -209,7 +198,7 @@ def test_every_parameter_has_a_gradient(results):
     assert idle == set()
 
 
-def test_grouped_heads_are_heads_that_repeat(config, batch):
+def test_grouped_heads_are_heads_that_repeat(build, config, batch):
     grouped = build(config(num_kv_heads=2, qk_norm=True), seed=5)
     full = build(config(qk_norm=True))
     named = flatten(grouped)
@@ -225,7 +214,7 @@ def test_grouped_heads_are_heads_that_repeat(config, batch):
     np.testing.assert_allclose(hidden, wanted, rtol=0, atol=1e-5)
 
 
-def test_register_tokens_stand_in_front(config, batch):
+def test_register_tokens_stand_in_front(build, config, batch):
     model = build(config(num_register_tokens=3))
     encoded = model.encode(batch.encoder, batch.features)
     assert encoded.hidden.shape == (2, 10, 16)
@@ -257,7 +246,7 @@ def test_options_are_parameters_that_there_are(config):
     }  # fmt: skip
 
 
-def test_output_layers_and_modality_embeddings_of_their_own(config, batch):
+def test_output_layers_and_modality_embeddings_of_their_own(build, config, batch):
     model = build(config(tie_embeddings=False, share_modality_embeddings=False))
     assert model.vocabulary("report") is model.lm_head["report"].get_value()
     embeddings, index = model.decoder_embeddings, config().index("report")
@@ -272,7 +261,7 @@ def test_output_layers_and_modality_embeddings_of_their_own(config, batch):
     np.testing.assert_allclose(places[0] - start, wanted, atol=1e-6)
 
 
-def test_bfloat16_computes_in_bfloat16_and_sums_in_float32(config, model, batch):
+def test_bfloat16_computes_in_bfloat16_and_sums_in_float32(build, config, model, batch):
     half = build(config(), dtype=jnp.bfloat16)
     assert all(value.dtype == jnp.float32 for value in flatten(half).values())
     hidden = hidden_states(half, batch)
@@ -283,9 +272,9 @@ def test_bfloat16_computes_in_bfloat16_and_sums_in_float32(config, model, batch)
     assert all(value.dtype == jnp.bfloat16 for value in flatten(stored).values())
 
 
-def test_what_is_recomputed_is_as_asked(config, batch):
+def test_what_is_recomputed_is_as_asked(build, config, batch):
     def program(remat: str) -> str:
-        graphdef, state = nnx.split(FourM(config(), remat=remat, rngs=nnx.Rngs(0)))
+        graphdef, state = nnx.split(build(config(), remat=remat))
         return str(jax.make_jaxpr(lambda s: nnx.merge(graphdef, s).hidden(*batch))(state))
 
     assert "remat" not in program("none")
