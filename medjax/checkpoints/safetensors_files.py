@@ -37,12 +37,7 @@ def open_file(path: str | os.PathLike[str]) -> dict[str, LazyArray]:
       UserError: no such file, one that is damaged or cut short, or a tensor that is no float.
     """
     path = pathlib.Path(path)
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start, header = _header(file, path, size)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    start, header, size = _open(path)
     header.pop("__metadata__", None)
     arrays = {}
     for name, entry in header.items():
@@ -58,6 +53,29 @@ def open_file(path: str | os.PathLike[str]) -> dict[str, LazyArray]:
             raise UserError(f"{path}: {name} is cut short or damaged; copy the file again")
         arrays[name] = LazyArray(shape, dtype, _view(path, start + begin, dtype, shape))
     return arrays
+
+
+def metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What a file says about itself, by names of its writer's choice.
+
+    Raises:
+      UserError: no such file, or one that is damaged.
+    """
+    path = pathlib.Path(path)
+    found = _open(path)[1].get("__metadata__", {})
+    if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+        raise UserError(f"{path}: the header's metadata are damaged")
+    return found
+
+
+def _open(path: pathlib.Path) -> tuple[int, dict, int]:
+    """(where the tensors' bytes start, the parsed header, the file's size)."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            return *_header(file, path, size), size
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _header(file: BinaryIO, path: pathlib.Path, size: int) -> tuple[int, dict]:

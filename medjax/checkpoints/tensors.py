@@ -11,7 +11,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 import ml_dtypes
@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from medjax.errors import UserError
 from medjax.models import params
 from medjax.models.config import PaliGemmaConfig
+from medjax.models.fourm import FourM, FourMConfig
 from medjax.models.paligemma import PaliGemma
 from medjax.models.variants import PADDED_VOCAB_SIZE, VOCAB_SIZE
 from medjax.scaling import sharding
@@ -62,16 +63,25 @@ def lazy(array: Any) -> LazyArray:
     return LazyArray(tuple(array.shape), np.dtype(array.dtype), lambda: np.asarray(array))
 
 
+Config = TypeVar("Config", PaliGemmaConfig, FourMConfig)
+
+
+def abstract(config: PaliGemmaConfig | FourMConfig, **kwargs: Any) -> Any:
+    """The model of a config, nothing allocated; `kwargs` (dtype, param_dtype, remat) go to it."""
+    create: Any = FourM if isinstance(config, FourMConfig) else PaliGemma
+    return nnx.eval_shape(lambda: create(config, rngs=nnx.Rngs(0), **kwargs))
+
+
 @functools.cache
-def specs(config: PaliGemmaConfig) -> dict[str, tuple[int, ...]]:
+def specs(config: PaliGemmaConfig | FourMConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter of a model, by medjax's name; nothing is allocated."""
-    model = nnx.eval_shape(lambda: PaliGemma(config, rngs=nnx.Rngs(0)))
-    return {name: tuple(leaf.shape) for name, leaf in params.flatten(model).items()}
+    flat = params.flatten(abstract(config))
+    return {name: tuple(leaf.shape) for name, leaf in flat.items()}
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpoint:
-    """A PaliGemma on disk or in memory: iterating yields (name, array), one at a time.
+class Checkpoint(Generic[Config]):
+    """A model on disk or in memory: iterating yields (name, array), one at a time.
 
     Attributes:
       where: what error messages call it, usually its path.
@@ -84,7 +94,7 @@ class Checkpoint:
     """
 
     where: str
-    config: PaliGemmaConfig
+    config: Config
     arrays: Mapping[str, LazyArray]
     tokenizer: pathlib.Path | None = None
 
@@ -100,7 +110,9 @@ class Checkpoint:
         arrays = {name: array.astype(dtype) for name, array in self.arrays.items()}
         return dataclasses.replace(self, arrays=arrays)
 
-    def with_vocabulary(self, rows: int) -> "Checkpoint":
+    def with_vocabulary(
+        self: "Checkpoint[PaliGemmaConfig]", rows: int
+    ) -> "Checkpoint[PaliGemmaConfig]":
         """The same model with the official padding of the vocabulary removed or added.
 
         Added rows repeat row 0, `<pad>`: their logits equal that of a token which is never an
@@ -159,18 +171,18 @@ def check_specs(
             )
 
 
-def build(checkpoint: Checkpoint, *, mesh: Mesh | None = None, **kwargs: Any) -> PaliGemma:
-    """The model of a checkpoint; `kwargs` (dtype, param_dtype, remat) go to PaliGemma.
+def build(checkpoint: Checkpoint, *, mesh: Mesh | None = None, **kwargs: Any) -> Any:
+    """The model of a checkpoint; `kwargs` (dtype, param_dtype, remat) go to it.
 
     It lies on `mesh`, no device of which ever holds more than its share, or on the first device.
     """
-    model = nnx.eval_shape(lambda: PaliGemma(checkpoint.config, rngs=nnx.Rngs(0), **kwargs))
+    model = abstract(checkpoint.config, **kwargs)
     return filled(model, iter(checkpoint), checkpoint.where, mesh)
 
 
 def filled(
-    model: PaliGemma, arrays: Iterable[tuple[str, Any]], where: str, mesh: Mesh | None
-) -> PaliGemma:
+    model: nnx.Module, arrays: Iterable[tuple[str, Any]], where: str, mesh: Mesh | None
+) -> Any:
     """An abstract model with real parameters; see `build`."""
     graphdef, state = nnx.split(model)
     if mesh is not None:
@@ -180,11 +192,11 @@ def filled(
 
 
 def in_memory(
-    config: PaliGemmaConfig,
+    config: Config,
     named: Mapping[str, jax.Array | np.ndarray],
     tokenizer: str | os.PathLike[str] | None = None,
     where: str = "the model",
-) -> Checkpoint:
+) -> Checkpoint[Config]:
     """A checkpoint of arrays that are in memory already, as `params.flatten` names them."""
     return Checkpoint(
         where,

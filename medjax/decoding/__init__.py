@@ -1,4 +1,4 @@
-"""Cached, batched, jitted decoding for PaliGemma."""
+"""Cached, batched, jitted decoding for PaliGemma; for 4M, see `fourm_maskgit`."""
 
 from medjax.decoding.answers import Answers
 from medjax.decoding.config import METHODS, DecodeConfig

@@ -1,1 +1,1 @@
-"""What is computed: SigLIP, Gemma, PaliGemma, LoRA. Built on medjax_kernels; knows no data."""
+"""What is computed: SigLIP, Gemma, PaliGemma, 4M, LoRA. Built on medjax_kernels; knows no data."""

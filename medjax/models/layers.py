@@ -1,4 +1,4 @@
-"""The few layers that both towers are made of, and scanning over stacked ones."""
+"""The few layers that all models are made of, and scanning over stacked ones."""
 
 from collections.abc import Callable
 from typing import Any
@@ -61,18 +61,18 @@ class RMSNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """LayerNorm with scale and bias, in float32."""
+    """LayerNorm with scale and, if wanted, bias, in float32."""
 
-    def __init__(self, width: int, *, param_dtype: Dtype = jnp.float32):
+    def __init__(self, width: int, *, use_bias: bool = True, param_dtype: Dtype = jnp.float32):
         self.scale = nnx.Param(jnp.ones(width, param_dtype), axes=("norm",))
-        self.bias = nnx.Param(jnp.zeros(width, param_dtype), axes=("norm",))
+        self.bias = nnx.Param(jnp.zeros(width, param_dtype), axes=("norm",)) if use_bias else None
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         x = x.astype(jnp.float32)
         x = x - jnp.mean(x, axis=-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
-        scale, bias = self.scale.get_value(), self.bias.get_value()
-        return x * scale.astype(jnp.float32) + bias.astype(jnp.float32)
+        x = x * self.scale.get_value().astype(jnp.float32)
+        return x if self.bias is None else x + self.bias.get_value().astype(jnp.float32)
 
 
 REMAT_POLICIES = {

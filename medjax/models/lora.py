@@ -19,7 +19,8 @@ from medjax.errors import UserError
 from medjax.models.layers import Linear
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-TOWERS = ("language_model", "vision_tower")
+# PaliGemma's parts, and 4M's.
+TOWERS = ("language_model", "vision_tower", "encoder", "decoder")
 
 
 @dataclasses.dataclass(frozen=True)

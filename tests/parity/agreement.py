@@ -76,15 +76,15 @@ def recorded(folder: pathlib.Path) -> Results:
 def computed(folder: pathlib.Path, implementation: str, scratch: pathlib.Path) -> Results:
     """What medjax computes, with one implementation of attention and of cross entropy."""
     with (
-        mock.patch.object(gemma, "attention", _fixed(attention, implementation)),
-        mock.patch.object(siglip, "attention", _fixed(attention, implementation)),
-        mock.patch.object(paligemma, "cross_entropy", _fixed(cross_entropy, implementation)),
+        mock.patch.object(gemma, "attention", fixed(attention, implementation)),
+        mock.patch.object(siglip, "attention", fixed(attention, implementation)),
+        mock.patch.object(paligemma, "cross_entropy", fixed(cross_entropy, implementation)),
         jax.default_matmul_precision("highest"),
     ):
         return _computed(folder, scratch)
 
 
-def _fixed(function, implementation: str):
+def fixed(function, implementation: str):
     return lambda *args, **kwargs: function(*args, **kwargs, implementation=implementation)
 
 

@@ -1,0 +1,131 @@
+"""The config of a 4M model as apple/ml-4m keeps it (`fourm/models/fm.py: FM`)."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from medjax.errors import UserError
+from medjax.models.fourm import MODALITIES, FourMConfig, Modality, lookup
+
+# Theirs -> ours, where the value is the same.
+_SAME = {
+    "dim": "width",
+    "encoder_depth": "encoder_depth",
+    "decoder_depth": "decoder_depth",
+    "num_heads": "num_heads",
+    "mlp_ratio": "mlp_ratio",
+    "qkv_bias": "qkv_bias",
+    "proj_bias": "proj_bias",
+    "mlp_bias": "mlp_bias",
+    "norm_bias": "norm_bias",
+    "gated_mlp": "gated",
+    "qk_norm": "qk_norm",
+    "num_register_tokens": "num_register_tokens",
+    "share_modality_embeddings": "share_modality_embeddings",
+    "decoder_sep_mask": "separate_modalities",
+}
+_REQUIRED = ("domains_in", "domains_out", "norm_bias", "act_layer")
+# What the original takes for a size that is not given.
+_DEFAULTS = {"dim": 768, "encoder_depth": 12, "decoder_depth": 12, "num_heads": 12}
+_ACTIVATIONS = {"GELU": "gelu", "SiLU": "silu"}
+# How the original trains, not what it computes.
+_IGNORED = {
+    "drop_path_rate_encoder", "drop_path_rate_decoder", "shared_drop_path", "use_act_checkpoint",
+    "image_size", "patch_size",
+}  # fmt: skip
+_FIXED = {"decoder_causal_mask": False}
+
+
+def from_dict(
+    data: Mapping[str, Any], where: str, modalities: Mapping[str, Modality] = MODALITIES
+) -> FourMConfig:
+    """A config of the original's in medjax's words; output layers are tied.
+
+    Raises:
+      UserError: a key that is unknown or missing, a modality that the table lacks, or what medjax
+        does not compute.
+    """
+    if isinstance(data.get("config"), Mapping):  # as huggingface_hub writes it
+        data = data["config"]
+    known = {*_SAME, *_REQUIRED, *_IGNORED, *_FIXED}
+    unknown, missing = sorted(set(data) - known), sorted(set(_REQUIRED) - set(data))
+    if unknown or missing:
+        raise UserError(f"{where}: a 4M config has unknown keys {unknown} and lacks {missing}")
+    for key, value in _FIXED.items():
+        if data.get(key, value) != value:
+            raise UserError(f"{where}: {key} must be {value!r}, which is all that medjax computes")
+    if data["act_layer"] not in _ACTIVATIONS:
+        raise UserError(
+            f"{where}: act_layer {data['act_layer']!r} is none of {', '.join(_ACTIVATIONS)}"
+        )
+    for key, value in data.items():
+        _check(key, value, where)
+    inputs = tuple(data["domains_in"])
+    # What the original cannot predict it passes over.
+    targets = tuple(name for name in data["domains_out"] if lookup(name, modalities).has_ids)
+    size = data.get("image_size")
+    return FourMConfig(
+        modalities=tuple(
+            lookup(name, modalities, size) for name in dict.fromkeys((*inputs, *targets))
+        ),
+        inputs=inputs,
+        targets=targets,
+        activation=_ACTIVATIONS[data["act_layer"]],
+        **{_SAME[key]: value for key, value in {**_DEFAULTS, **data}.items() if key in _SAME},
+    )
+
+
+def _check(key: str, value: Any, where: str) -> None:
+    """Raises UserError if a value is not of the kind that its key asks for."""
+    kinds = {field.name: field.type for field in dataclasses.fields(FourMConfig)}
+    kind = kinds.get(_SAME.get(key, ""))
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    wanted = None
+    if key in ("domains_in", "domains_out"):
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+            wanted = "a list of names"
+    elif kind is bool and not isinstance(value, bool):
+        wanted = "true or false"
+    elif kind is float and not number:
+        wanted = "a number"
+    elif kind is int and not (number and isinstance(value, int)):
+        wanted = "a whole number"
+    if wanted:
+        raise UserError(f"{where}: {key} is {value!r}; expected {wanted}")
+
+
+def to_dict(config: FourMConfig) -> dict[str, Any]:
+    """The original's config of a model.
+
+    Raises:
+      UserError: the original has no such model.
+    """
+    if config.kv_heads != config.num_heads:
+        raise UserError(
+            f"apple/ml-4m has no grouped-query attention; this model has {config.num_heads} heads "
+            f"and {config.kv_heads} key/value heads"
+        )
+    images = [modality for modality in config.modalities if modality.is_image]
+    names = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
+    return {
+        **{theirs: getattr(config, ours) for theirs, ours in _SAME.items()},
+        "act_layer": names[config.activation],
+        "domains_in": list(config.inputs),
+        "domains_out": list(config.targets),
+        "image_size": images[0].image_size if images else 224,
+        "patch_size": images[0].patch_size if images else 16,
+        **_FIXED,
+    }
+
+
+def read(path: pathlib.Path, modalities: Mapping[str, Modality] = MODALITIES) -> FourMConfig:
+    """Reads a config.json; see `from_dict`."""
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} is not a JSON object")
+    return from_dict(data, str(path), modalities)
