@@ -1,4 +1,5 @@
-"""Fused operations for transformers in JAX: attention, and the cross entropy of a large vocabulary.
+"""Fused operations for transformers in JAX: attention, the cross entropy of a large vocabulary, and
+4M's masking.
 
 Each operation is one folder: `api.py` holds the function that users call, the other files one
 implementation each. The package stands on its own: it never imports medjax.
@@ -6,6 +7,17 @@ implementation each. The package stands on its own: it never imports medjax.
 
 from medjax_kernels.attention import Tokens, attention
 from medjax_kernels.cross_entropy import TokenScores, cross_entropy
+from medjax_kernels.masking import MaskingScheme, Modality, masking
 from medjax_kernels.selection import assume, use
 
-__all__ = ["TokenScores", "Tokens", "assume", "attention", "cross_entropy", "use"]
+__all__ = [
+    "MaskingScheme",
+    "Modality",
+    "TokenScores",
+    "Tokens",
+    "assume",
+    "attention",
+    "cross_entropy",
+    "masking",
+    "use",
+]

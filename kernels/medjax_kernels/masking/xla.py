@@ -1,0 +1,154 @@
+"""Masking for any device that XLA compiles for: all samples at once, without sort or scatter.
+
+Which tokens of an image are taken is decided by a bound on their noise that is found bit by bit; a
+slot of the packed result finds its token by bisecting the running count of kept tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from medjax_kernels.masking.draws import Draws
+from medjax_kernels.masking.packed import DecoderTokens, EncoderTokens, Masked, Part
+from medjax_kernels.masking.scheme import MaskingScheme, Modality
+from medjax_kernels.masking.spans import least, spans
+
+
+def masking(
+    scheme: MaskingScheme,
+    tokens: Mapping[str, Int[Array, "B n"]],
+    lengths: Mapping[str, Int[Array, "B"]],
+    draws: Draws,
+) -> Masked:
+    """See `api.masking`."""
+
+    def one(tokens, lengths, draws):
+        parts = [
+            (_image if m.kind == "image" else _sequence)(scheme, i, m, tokens, lengths, draws)
+            for i, m in enumerate(scheme.modalities)
+        ]
+        return _pack(parts, *scheme.packed_lengths, draws.order, scheme.pad)
+
+    return jax.vmap(one)(tokens, lengths, draws)
+
+
+def pack(
+    parts: Sequence[Part],
+    encoder_length: int,
+    decoder_length: int,
+    order: Int[Array, "B M"],
+    pad: int,
+) -> Masked:
+    """See `api.pack`."""
+    kinds = [part.kind for part in parts]
+
+    def one(arrays, order):
+        parts = [Part(kind, *rest) for kind, rest in zip(kinds, arrays, strict=True)]
+        return _pack(parts, encoder_length, decoder_length, order, pad)
+
+    return jax.vmap(one)([part[1:] for part in parts], order)
+
+
+def _image(scheme, i: int, modality: Modality, tokens, lengths, draws: Draws) -> Part:
+    noise = draws.noise[modality.name]
+    first = least(noise, draws.inputs[i])
+    second = least(noise, draws.inputs[i] + draws.targets[i])
+    kept = noise < first
+    return Part("image", tokens.get(modality.name), kept, (noise < second) & ~kept)
+
+
+def _sequence(scheme, i: int, modality: Modality, tokens, lengths, draws: Draws) -> Part:
+    """What goes into the input, then what goes into the target, each in its order."""
+    masked = draws.masked[modality.name]
+    ids = tokens[modality.name] + modality.vocab_offset
+    valid = jnp.arange(masked.size) < lengths[modality.name]
+    before = jnp.pad(masked[:-1], (1, 0))
+    found = spans(masked, before, valid, draws.inputs[i], draws.targets[i], draws.choice[i])
+    table = jnp.array(scheme.sentinels, jnp.int32)
+    sentinel = table[jnp.maximum(found.run, 0)]
+
+    def within(index):
+        return (found.begin <= index) & (index < found.end)
+
+    # In the target, a token has two places: its span's sentinel and itself.
+    pairs = jnp.stack([sentinel, ids], axis=1).ravel()
+    pairs_kept = jnp.stack(
+        [found.start & within(found.target_index - 1), masked & within(found.target_index)], axis=1
+    ).ravel()
+    nothing = jnp.zeros(masked.size, bool)
+    last = within(found.length - 1)[None]
+    return Part(
+        "sequence",
+        jnp.concatenate([jnp.where(masked, sentinel, ids), pairs, table[found.runs][None]]),
+        jnp.concatenate([found.input_kept, jnp.zeros(pairs.size + 1, bool)]),
+        jnp.concatenate([nothing, pairs_kept, last]),
+    )
+
+
+def _counts(kept: list[Bool[Array, "n"]]) -> Int[Array, "M"]:
+    return jnp.stack([jnp.sum(k, dtype=jnp.int32) for k in kept])
+
+
+def _before(counts: Int[Array, "M"], order: Int[Array, "M"]) -> Int[Array, "M"]:
+    """How many tokens the modalities of an earlier place have."""
+    return jnp.sum(jnp.where(order < order[:, None], counts, 0), axis=1)
+
+
+def _pack(parts: Sequence[Part], encoder_length, decoder_length, order, pad) -> Masked:
+    ids = jnp.concatenate(
+        [
+            jnp.full(p.input_kept.size, pad, jnp.int32) if p.tokens is None else p.tokens
+            for p in parts
+        ]
+    )
+    sizes = np.array([p.input_kept.size for p in parts])
+    starts = jnp.array(np.cumsum(sizes) - sizes, jnp.int32)
+    sequence = jnp.array([p.kind == "sequence" for p in parts])
+    place = jnp.arange(len(parts), dtype=jnp.int32)
+
+    def fill(value, valid, filler):
+        return jnp.where(valid, value, filler).astype(jnp.int32)
+
+    def find(running, nth):
+        """Index of the nth kept token, counted from 0."""
+        index = jnp.searchsorted(running, nth + 1, method="scan_unrolled")
+        return jnp.minimum(index, running.size - 1).astype(jnp.int32)
+
+    def slots(counts, order, length):
+        """For each slot: its modality, its index within it, its first slot, whether it is used."""
+        first = _before(counts, order)
+        slot = jnp.arange(length, dtype=jnp.int32)
+        mine = (first <= slot[:, None]) & (slot[:, None] < first + counts)
+        owner = jnp.sum(jnp.where(mine, place, 0), axis=1)
+        return owner, slot - first[owner], first[owner], jnp.any(mine, axis=1)
+
+    inputs = _counts([p.input_kept for p in parts])
+    running = jnp.cumsum(jnp.concatenate([p.input_kept for p in parts]), dtype=jnp.int32)
+    owner, index, _, valid = slots(inputs, place, encoder_length)
+    source = find(running, _before(inputs, place)[owner] + index)
+    encoder = EncoderTokens(
+        fill(ids[source], valid, pad),
+        fill(jnp.where(sequence[owner], index, source - starts[owner]), valid, 0),
+        fill(owner, valid, -1),
+        valid,
+    )
+
+    targets = _counts([p.target_kept for p in parts])
+    running = jnp.cumsum(jnp.concatenate([p.target_kept for p in parts]), dtype=jnp.int32)
+    # The last of a sequence is predicted and not read.
+    read = jnp.where(sequence, jnp.maximum(targets - 1, 0), targets)
+    owner, index, first, valid = slots(read, order, decoder_length)
+    nth = _before(targets, place)[owner] + index
+    source, target = find(running, nth), find(running, nth + sequence[owner])
+    decoder = DecoderTokens(
+        fill(ids[source], valid & sequence[owner], pad),
+        fill(ids[target], valid, pad),
+        fill(jnp.where(sequence[owner], index, source - starts[owner]), valid, 0),
+        fill(owner, valid, -1),
+        fill(jnp.where(sequence[owner], first + index, first), valid, 0),
+        valid,
+    )
+    return Masked(encoder, decoder, inputs, targets)
