@@ -1,0 +1,469 @@
+"""4M's masking: all implementations give the same integers, and they obey the rules.
+
+Nothing here has a tolerance: masking has integers in and integers out.
+"""
+
+import dataclasses
+import pathlib
+import subprocess
+import sys
+
+import chex
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import masking_schemes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from masking_schemes import PAD, SCHEMES, SENTINELS, compiled, samples
+from medjax_kernels import selection
+from medjax_kernels.attention import allowed
+from medjax_kernels.masking import MaskingScheme, Part, api, masking, pack, reference, xla
+from medjax_kernels.masking import pallas_triton as triton
+from medjax_kernels.masking.draws import ABSENT, Draws
+
+IMPLEMENTATIONS = {"reference": reference, "xla": xla, "pallas_triton": triton}
+BATCH = 6
+
+
+class TestRules:
+    """What every implementation must do, on draws that are given."""
+
+    @pytest.fixture(scope="class", params=IMPLEMENTATIONS)
+    def implementation(self, request):
+        return IMPLEMENTATIONS[request.param]
+
+    def test_windows_of_a_sequence(self, implementation):
+        """The target S1 11 12 S2 14 S3 16 17 S4 within several budgets, from several sentinels."""
+        whole = [901, 11, 12, 902, 14, 903, 16, 17, 904]
+        expected = {
+            (20, 0): whole,
+            (9, 2): whole,
+            (4, 0): whole[:4],
+            (4, 1): whole[3:7],
+            (4, 2): whole[5:],
+            (4, 3): whole[:4],  # the remainder by three spans
+            (5, 2): whole[5:],  # four are left there, and the span before does not fit
+            (7, 2): whole[3:],  # from the earliest that fits
+            (1, 1): whole[3:4],
+            (0, 1): [],
+        }
+        scheme = MaskingScheme(
+            (masking_schemes.sequence("caption", 10, (1.0,), (1.0,)),),
+            input_tokens=(8, 8),
+            target_tokens=(12, 12),
+            sentinels=tuple(range(901, 911)),
+            pad=PAD,
+        )
+        count = len(expected)
+        rows = jnp.broadcast_to(jnp.arange(10, 20, dtype=jnp.int32), (count, 10))
+        masked = jnp.array([0, 1, 1, 0, 1, 0, 1, 1, 0, 0], bool)
+        draws = Draws(
+            inputs=jnp.full((count, 1), 6, jnp.int32),
+            targets=jnp.array([[budget] for budget, _ in expected], jnp.int32),
+            choice=jnp.array([[choice] for _, choice in expected], jnp.int32),
+            order=jnp.zeros((count, 1), jnp.int32),
+            noise={},
+            masked={"caption": jnp.broadcast_to(masked, (count, 10))},
+        )
+        lengths = {"caption": jnp.full(count, 8, jnp.int32)}
+        run = jax.jit(lambda *x: implementation.masking(scheme, *x))
+        out = jax.device_get(run({"caption": rows}, lengths, draws))
+        for i, target in enumerate(expected.values()):
+            read = max(len(target) - 1, 0)
+            np.testing.assert_array_equal(
+                out.encoder.tokens[i], [10, 901, 13, 902, 15, 903, PAD, PAD]
+            )
+            np.testing.assert_array_equal(out.decoder.valid[i], np.arange(12) < read)
+            np.testing.assert_array_equal(out.decoder.tokens[i, :read], target[:-1])
+            np.testing.assert_array_equal(out.decoder.targets[i, :read], target[1:])
+            np.testing.assert_array_equal(out.decoder.block[i, :read], np.arange(read))
+            assert (out.decoder.tokens[i, read:] == PAD).all()
+            assert out.input_counts[i] == [6]
+            assert out.target_counts[i] == [len(target)]
+
+    def test_tokens_of_images(self, implementation):
+        """Least noise is input, the next target; what is absent is neither."""
+        scheme = MaskingScheme(
+            (
+                masking_schemes.image("rgb", 5, (1.0,), (1.0,)),
+                masking_schemes.image("tok_rgb", 3, (1.0,), (1.0,)),
+            ),
+            input_tokens=(4, 4),
+            target_tokens=(5, 5),
+            pad=PAD,
+        )
+        first = [[40, 0, 20, 30, 10], [40, 10, 20, ABSENT, ABSENT], [3, 2, 1, 0, 4]]
+        draws = Draws(
+            inputs=jnp.array([[2, 1], [1, 1], [0, 5]], jnp.int32),
+            targets=jnp.array([[2, 2], [4, 0], [5, 2]], jnp.int32),
+            choice=jnp.zeros((3, 2), jnp.int32),
+            order=jnp.array([[1, 0], [0, 1], [0, 1]], jnp.int32),
+            noise={
+                "rgb": jnp.array(first, jnp.int32),
+                "tok_rgb": jnp.array([[9, 8, 7]] * 3, jnp.int32),
+            },
+            masked={},
+        )
+        tokens = {"tok_rgb": jnp.array([[50, 51, 52]] * 3, jnp.int32)}
+        lengths = {
+            "rgb": jnp.array([5, 3, 5], jnp.int32),
+            "tok_rgb": jnp.full(3, 3, jnp.int32),
+        }
+        run = jax.jit(lambda *x: implementation.masking(scheme, *x))
+        out = jax.device_get(run(tokens, lengths, draws))
+        encoder, decoder = out.encoder, out.decoder
+        np.testing.assert_array_equal(encoder.positions, [[1, 4, 2, 0], [1, 2, 0, 0], [0, 1, 2, 0]])
+        np.testing.assert_array_equal(
+            encoder.modality, [[0, 0, 1, -1], [0, 1, -1, -1], [1, 1, 1, -1]]
+        )
+        np.testing.assert_array_equal(
+            encoder.tokens, [[PAD, PAD, 52, PAD], [PAD, 52, PAD, PAD], [50, 51, 52, PAD]]
+        )
+        np.testing.assert_array_equal(
+            decoder.positions, [[0, 1, 2, 3, 0], [0, 2, 0, 0, 0], [0, 1, 2, 3, 4]]
+        )
+        np.testing.assert_array_equal(
+            decoder.modality, [[1, 1, 0, 0, -1], [0, 0, -1, -1, -1], [0] * 5]
+        )
+        np.testing.assert_array_equal(decoder.targets[0], [50, 51, PAD, PAD, PAD])
+        np.testing.assert_array_equal(decoder.block[0], [0, 0, 2, 2, 0])
+        np.testing.assert_array_equal(decoder.tokens, np.full((3, 5), PAD))
+        np.testing.assert_array_equal(out.input_counts, [[2, 1], [1, 1], [0, 3]])
+        np.testing.assert_array_equal(out.target_counts, [[2, 2], [2, 0], [5, 0]])
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("implementation", ["xla", "pallas_triton"])
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**31 - 1), edge=st.sampled_from([None, "empty", "one", "full"]))
+def test_implementations_agree(name, implementation, seed, edge):
+    scheme = SCHEMES[name]
+    tokens, lengths, keys, chunks = samples(scheme, BATCH, seed)
+    if edge is not None:
+        most = {m.name: {"empty": 0, "one": 1, "full": m.max_tokens} for m in scheme.modalities}
+        lengths = {key: jnp.full_like(x, most[key][edge]) for key, x in lengths.items()}
+    expected = compiled(name, "reference")(tokens, lengths, keys, chunks)
+    found = compiled(name, implementation)(tokens, lengths, keys, chunks)
+    chex.assert_trees_all_equal(found, expected)
+
+
+def many(name: str, count: int = 400):
+    """A large batch, and what masking makes of it, as NumPy arrays."""
+    scheme = SCHEMES[name]
+    arguments = samples(scheme, count, seed=11)
+    tokens, lengths, chunks = jax.device_get((*arguments[:2], arguments[3]))
+    full = {m.name: lengths.get(m.name, np.full(count, m.max_tokens)) for m in scheme.modalities}
+    return scheme, tokens, full, chunks, jax.device_get(compiled(name, "xla")(*arguments))
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_budgets_are_never_exceeded(name):
+    scheme, _, lengths, _, out = many(name)
+    sides = [(out.input_counts, scheme.input_tokens), (out.target_counts, scheme.target_tokens)]
+    for counts, span in sides:
+        if span is not None:
+            assert counts.sum(axis=1).max() <= span[1]
+        for i, m in enumerate(scheme.modalities):
+            if m.kind == "image":
+                assert (counts[:, i] <= lengths[m.name]).all()
+            elif span is not None:
+                assert counts[:, i].max() <= m.max_tokens
+    # Something is there at all, of everything that an alpha allows.
+    for side, (counts, span) in zip(("input_alphas", "target_alphas"), sides, strict=True):
+        for i, m in enumerate(scheme.modalities):
+            allows = span is None or any(getattr(m, side))
+            assert (counts[:, i].max() > 0) == allows
+
+
+def test_zero_alphas_get_nothing():
+    """In the second component of the mixture, only rgb and the word are input."""
+    scheme = dataclasses.replace(SCHEMES["mixture"], weights=(0.0, 1.0, 0.0))
+    tokens, lengths, keys, _ = samples(scheme, 400, seed=3, image_lengths=False)
+    out = jax.jit(lambda *x: masking(scheme, *x))(tokens, lengths, keys)
+    np.testing.assert_array_equal(out.input_counts[:, 1:4], 0)
+    np.testing.assert_array_equal(out.target_counts[:, [0, 3]], 0)
+    assert out.input_counts[:, 0].max() == 12
+
+
+def test_floors():
+    """Of full samples, at most those miss a floor that missed it six times in a row."""
+    scheme = SCHEMES["floors"]
+    tokens, _, keys, _ = samples(scheme, 400, seed=5)
+    full = {m.name: jnp.full(400, m.max_tokens, jnp.int32) for m in scheme.modalities}
+    often = dataclasses.replace(scheme, max_tries=100)
+    once = dataclasses.replace(scheme, max_tries=1)
+
+    def missed(scheme: MaskingScheme) -> float:
+        out = jax.jit(lambda *x: masking(scheme, *x))(tokens, full, keys)
+        return float(np.mean(out.input_counts[:, 1] < 2))
+
+    assert missed(once) > 2 * missed(scheme) > 0
+    assert missed(often) == 0
+
+
+def modality_tokens(packed, i: int, row: int):
+    """Index arrays of one modality's tokens in a row of packed ones."""
+    return packed.valid[row] & (packed.modality[row] == i)
+
+
+@pytest.mark.parametrize("name", ["mixture", "rest"])
+def test_no_token_of_an_image_is_input_and_target(name):
+    scheme, tokens, lengths, _, out = many(name)
+    for row in range(len(out.input_counts)):
+        for i, m in enumerate(scheme.modalities):
+            if m.kind != "image":
+                continue
+            mine = modality_tokens(out.encoder, i, row)
+            theirs = modality_tokens(out.decoder, i, row)
+            taken = np.concatenate(
+                [out.encoder.positions[row, mine], out.decoder.positions[row, theirs]]
+            )
+            assert len(set(taken)) == len(taken) == out.input_counts[row, i] + theirs.sum()
+            assert len(taken) == 0 or taken.max() < lengths[m.name][row]
+            if scheme.target_tokens is None:
+                assert len(taken) == lengths[m.name][row]
+            if m.name in tokens:
+                ids = np.concatenate(
+                    [out.encoder.tokens[row, mine], out.decoder.targets[row, theirs]]
+                )
+                np.testing.assert_array_equal(ids, tokens[m.name][row, taken])
+
+
+def spans_of(ids: list[int]) -> dict[int, list[int]]:
+    """What follows each sentinel."""
+    spans: dict[int, list[int]] = {}
+    for token in ids:
+        if token in SENTINELS:
+            spans[token] = []
+        else:
+            spans[next(reversed(spans))].append(token)
+    return spans
+
+
+@pytest.mark.parametrize("name", ["mixture", "rest"])
+def test_sequences_are_put_together_again(name):
+    """From input and target spans. Of a target that was cut, a part of the spans is left: it
+    begins at a sentinel, all its spans but the last are whole, and the last one begins right."""
+    scheme, tokens, lengths, _, out = many(name)
+    whole = cut = 0
+    for row in range(len(out.input_counts)):
+        for i, m in enumerate(scheme.modalities):
+            if m.kind != "sequence":
+                continue
+            sequence = (tokens[m.name][row, : lengths[m.name][row]] + m.vocab_offset).tolist()
+            inputs = out.encoder.tokens[row, modality_tokens(out.encoder, i, row)].tolist()
+            mine = modality_tokens(out.decoder, i, row)
+            target = [
+                *out.decoder.tokens[row, mine][:1].tolist(),
+                *out.decoder.targets[row, mine].tolist(),
+            ]
+            if len(target) < 2:
+                continue  # the sentinel alone, or nothing, which the decoder does not read
+            # The decoder reads what it predicted before.
+            np.testing.assert_array_equal(out.decoder.tokens[row, mine], target[:-1])
+            np.testing.assert_array_equal(out.decoder.positions[row, mine], range(len(target) - 1))
+            if not inputs:  # no input budget: all is masked
+                inputs = [SENTINELS[0]]
+            sentinels = [token for token in inputs if token in SENTINELS]
+            assert sentinels == list(SENTINELS[: len(sentinels)])
+            spans = spans_of(target)
+            if list(spans) == list(SENTINELS[: len(sentinels) + 1]) and not spans[target[-1]]:
+                whole += 1
+                parts = [spans[token] if token in SENTINELS else [token] for token in inputs]
+                assert [token for part in parts for token in part] == sequence
+                continue
+            cut += 1
+            numbers = [SENTINELS.index(token) for token in spans]
+            assert numbers == list(range(numbers[0], numbers[-1] + 1))
+            for token, span in spans.items():
+                if not span:
+                    continue
+                begin = sequence.index(span[0])
+                assert sequence[begin : begin + len(span)] == span
+                if token != list(spans)[-1]:  # a whole span: what follows it is input, or the end
+                    after = sequence[begin + len(span) :][:1]
+                    where = inputs.index(token)
+                    assert inputs[where + 1 :][:1] == after
+    assert whole > 50
+    assert name == "rest" or cut > 20
+
+
+def test_chunks_are_masked_as_a_whole():
+    _, tokens, lengths, chunks, out = many("rest")
+    split = 0
+    for row in range(len(out.input_counts)):
+        mine = modality_tokens(out.encoder, 0, row)
+        kept = np.isin(
+            tokens["det"][row] + 100, out.encoder.tokens[row, mine]
+        )[: lengths["det"][row]]  # fmt: skip
+        numbers = chunks["det"][row, : lengths["det"][row]]
+        for number in set(numbers):
+            assert len(set(kept[numbers == number])) == 1
+        split += 0 < kept.sum() < len(kept)
+    assert split > 50
+
+
+def test_attention_is_4ms():
+    """Both ways within an image, causal in a sequence, nothing across."""
+    _, _, _, _, out = many("mixture", 40)
+    tokens = out.decoder.attention
+    may = np.array(allowed(tokens, tokens))
+    where = np.arange(may.shape[1])
+    modality = out.decoder.modality
+    causal = np.isin(modality, (2, 4))[:, :, None] & (where[None, :] > where[:, None])
+    same = modality[:, :, None] == modality[:, None, :]
+    valid = out.decoder.valid
+    expected = same & ~causal & valid[:, :, None] & valid[:, None, :]
+    np.testing.assert_array_equal(may, expected)
+    assert causal[same].any()
+    np.testing.assert_array_equal(out.encoder.attention.valid, out.encoder.valid)
+
+
+class TestSampleByItself:
+    """Only a sample's own key and arrays decide about it."""
+
+    @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+    def test_in_any_batch(self, impl):
+        tokens, lengths, _, _ = samples(SCHEMES["mixture"], 64, seed=8)
+        keys = jax.random.split(jax.random.key(1, impl=impl), 64)
+        run = compiled("mixture", "xla")
+        whole = run(tokens, lengths, keys, {})
+        order = np.array([40, 3, 41, 63, 9, 0])
+        pick = jax.tree.map(lambda x: x[order], (tokens, lengths, keys))
+        chex.assert_trees_all_equal(run(*pick, {}), jax.tree.map(lambda x: x[order], whole))
+
+    def test_on_any_number_of_devices(self):
+        script = pathlib.Path(__file__).with_name("masking_on_devices.py")
+        result = subprocess.run([sys.executable, script], capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.split() == ["8", "devices:", "the", "same"]
+
+    def test_under_vmap(self):
+        tokens, lengths, keys, _ = samples(SCHEMES["mixture"], 12, seed=2)
+        whole = compiled("mixture", "xla")(tokens, lengths, keys, {})
+        split = jax.tree.map(lambda x: x.reshape(2, 6, *x.shape[1:]), (tokens, lengths, keys))
+        parts = jax.vmap(lambda *x: masking(SCHEMES["mixture"], *x))(*split)
+        merged = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parts)
+        chex.assert_trees_all_equal(merged, whole)
+
+
+@pytest.mark.parametrize(
+    ("platform", "capability", "width", "chosen"),
+    [
+        ("cpu", None, 716, "xla"),
+        ("tpu", None, 716, "xla"),
+        ("gpu", (7, 0), 716, "xla"),
+        ("gpu", (7, 5), 716, "xla"),
+        ("gpu", (8, 0), 716, "pallas_triton"),
+        ("gpu", (9, 0), 2**17, "pallas_triton"),
+        ("gpu", (9, 0), 2**17 + 1, "xla"),
+    ],
+)
+def test_auto(platform, capability, width, chosen):
+    with selection.assume(platform, capability):
+        found = selection.choose(
+            "masking", "auto", api.SUPPORT, dtype=jnp.dtype("int32"), width=width
+        )
+    assert found == chosen
+
+
+def test_explicit_choices_that_cannot_run():
+    scheme = SCHEMES["mixture"]
+    arguments = samples(scheme, 2, seed=0)[:3]
+    with pytest.raises(ValueError, match="'fused' is none of auto, pallas_triton, xla, reference"):
+        masking(scheme, *arguments, implementation="fused")
+    with (
+        selection.assume("gpu", (7, 0)),
+        pytest.raises(ValueError, match=r"8\.0 and up.*xla or reference or auto would run here"),
+    ):
+        masking(scheme, *arguments, implementation="pallas_triton")
+    part = Part("image", None, jnp.ones((1, 2), bool), jnp.zeros((1, 2), bool))
+    with pytest.raises(ValueError, match="'pallas_triton' is none of auto, xla, reference"):
+        pack([part], 2, 2, implementation="pallas_triton")
+
+
+BAD_SCHEMES = {
+    "no modality": (dict(modalities=()), "needs a modality"),
+    "name twice": (dict(modalities=SCHEMES["rest"].modalities[:1] * 2), "repeat: det, det"),
+    "sentinels": (dict(sentinels=(1, 2)), "10 tokens can take 6 sentinels, and there are 2"),
+    "no decoder length": (dict(decoder_length=None), "decoder_length must be given"),
+    "length": (dict(encoder_length=0), "must be positive"),
+    "range": (dict(input_tokens=(3, 2)), r"input_tokens \(3, 2\) is no range"),
+    "weights": (dict(weights=(0.0,)), r"weights \(0.0,\) are not those of 1 components"),
+    "tries": (dict(max_tries=0), "max_tries 0 must be positive"),
+}
+
+
+@pytest.mark.parametrize(("fields", "message"), BAD_SCHEMES.values(), ids=BAD_SCHEMES.keys())
+def test_bad_schemes(fields, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SCHEMES["rest"], **fields)
+
+
+BAD_MODALITIES = {
+    "kind": (dict(kind="video"), "kind 'video' is none of image, sequence"),
+    "cap": (dict(max_tokens=0), "max_tokens 0: expected"),
+    "floor": (dict(min_tokens=11), "min_tokens 11 and max_tokens 10"),
+    "components": (dict(target_alphas=(1.0, 2.0)), "are not 1 values"),
+    "alpha": (dict(input_alphas=(1e-4,)), "alpha 0.0001 is neither 0 nor within"),
+    "negative alpha": (dict(input_alphas=(-1.0,)), "alpha -1.0 is neither"),
+    "all zero": (dict(input_alphas=(0.0,)), "input_alphas of component 0 are all zero"),
+    "keep": (dict(keep=("most",)), r"keep \('most',\) is none of random, all, binary"),
+}
+
+
+@pytest.mark.parametrize(("fields", "message"), BAD_MODALITIES.values(), ids=BAD_MODALITIES.keys())
+def test_bad_modalities(fields, message):
+    modality = dataclasses.replace(SCHEMES["rest"].modalities[0], **fields)
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SCHEMES["rest"], modalities=(modality,))
+
+
+BAD_ARRAYS = {
+    "unknown": (lambda t, n, k, c: t.update(video=t["det"]), "tokens of video: known are det"),
+    "no tokens": (lambda t, n, k, c: t.pop("det"), "tokens of det are missing"),
+    "no length": (lambda t, n, k, c: n.pop("det"), "lengths of det are missing"),
+    "chunks of an image": (lambda t, n, k, c: c.update(tok_rgb=0), "chunks of tok_rgb"),
+    "chunks": (lambda t, n, k, c: c.update(det=c["det"][:, 1:]), r"chunks of 'det' have shape"),
+    "image": (
+        lambda t, n, k, c: t.update(tok_rgb=t["tok_rgb"][:, :5]),
+        r"int32\[2, 5\], expected int32\[2, 8\]",
+    ),
+    "long": (
+        lambda t, n, k, c: t.update(det=jnp.zeros((2, 11), jnp.int32)),
+        r"expected int32\[2, at most 10\]",
+    ),
+    "dtype": (
+        lambda t, n, k, c: t.update(det=t["det"].astype(jnp.float32)),
+        r"'det' are float32\[2, 10\]",
+    ),
+    "lengths": (lambda t, n, k, c: n.update(det=n["det"][:1]), r"shape \(1,\), not \(2,\)"),
+    "keys": (lambda t, n, k, c: k.append(k.pop()[0]), r"not typed keys \[batch\]"),
+    "old keys": (lambda t, n, k, c: k.append(jax.random.PRNGKey(k.pop().ndim)), "uint32"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_ARRAYS.values(), ids=BAD_ARRAYS.keys())
+def test_bad_arrays(change, message):
+    tokens, lengths, keys, chunks = samples(SCHEMES["rest"], 2, seed=0)
+    holder = [keys]
+    change(tokens, lengths, holder, chunks)
+    with pytest.raises(ValueError, match=message):
+        masking(SCHEMES["rest"], tokens, lengths, holder[0], chunks=chunks)
+
+
+def test_bad_parts():
+    part = Part("image", None, jnp.ones((1, 2), bool), jnp.zeros((1, 2), bool))
+    with pytest.raises(ValueError, match="part 0 of kind 'video'"):
+        pack([part._replace(kind="video")], 2, 2)
+    with pytest.raises(ValueError, match=r"one shape \[batch, n\]"):
+        pack([part._replace(input_kept=jnp.ones((1, 3), bool))], 2, 2)
+    wide = jax.tree.map(lambda x: jnp.tile(x, (2, 1)), part[2:])
+    with pytest.raises(ValueError, match="share one batch"):
+        pack([part, Part("image", None, *wide)], 2, 2)
+
+
+def test_schemes_are_hashable():
+    assert len({*SCHEMES.values(), dataclasses.replace(SCHEMES["rest"])}) == len(SCHEMES)
