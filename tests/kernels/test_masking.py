@@ -344,7 +344,7 @@ class TestSampleByItself:
         tokens, lengths, keys, _ = samples(SCHEMES["mixture"], 12, seed=2)
         whole = compiled("mixture", "xla")(tokens, lengths, keys, {})
         split = jax.tree.map(lambda x: x.reshape(2, 6, *x.shape[1:]), (tokens, lengths, keys))
-        parts = jax.vmap(lambda *x: masking(SCHEMES["mixture"], *x))(*split)
+        parts = jax.jit(jax.vmap(lambda *x: masking(SCHEMES["mixture"], *x)))(*split)
         merged = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parts)
         chex.assert_trees_all_equal(merged, whole)
 

@@ -118,7 +118,7 @@ def test_numpy_draws_as_4m():
 def test_gamma_quantiles(alpha):
     """Of 32 random bits, and of the least and greatest ones; in log2, whose 2**-16th is the unit.
 
-    Interpolation is off by (1/64)**2 / 8 of log2's curvature, 1 / alpha at most.
+    Interpolation is off by (1/64)**2 / 8 of log2's curvature, less than 3 / alpha or 3.
     """
     edges = [0, 1, 2**31 - 1, 2**31, 2**31 + 1, 2**32 - 1]
     bits = np.append(np.random.default_rng(0).integers(0, 2**32, 2000), edges).astype(np.uint32)
@@ -134,7 +134,7 @@ def test_gamma_quantiles(alpha):
     with np.errstate(divide="ignore"):
         exact = np.where(exact > 1e-200, np.log2(exact), small)
     exact = np.clip(exact, -(2**15) + 1, None)
-    tolerance = 2e-4 * max(1.0, 1 / alpha) + 2.0**-15
+    tolerance = 1e-4 * max(1.0, 1 / alpha) + 2.0**-16
     np.testing.assert_allclose(np.array(found) / 2**16, exact, atol=tolerance)
 
 

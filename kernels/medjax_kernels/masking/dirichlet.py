@@ -23,8 +23,8 @@ _OCTAVES, _STEPS = 32, 64
 def log2_gamma_table(alpha: float) -> np.ndarray:
     """log2 of Gamma(alpha)'s quantiles, int32 [2, 2049]: at probability u, and at 1 - u.
 
-    u grows from 2**-33 to 1/2. Linear between knots, the quantiles are off by 1e-4 at most,
-    relatively, times 1 / alpha if alpha < 1.
+    u grows from 2**-33 to 1/2. Between the knots it is taken as linear, and is off by 1e-4 at most,
+    or by 1e-4 / alpha if alpha < 1.
     """
     octave = 2.0 ** np.arange(-_OCTAVES - 1, -1)
     u = np.append((octave[:, None] * (1 + np.arange(_STEPS) / _STEPS)).ravel(), 0.5)
