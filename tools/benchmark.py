@@ -114,7 +114,7 @@ def vocabulary() -> Duel:
 
 def masking() -> Duel:
     """4M's masking of 256 samples, three images and two sequences, budgets 128; peer: NumPy, one
-    sample at a time. On one core: taskset -c 0 tools/benchmark.py masking"""
+    sample at a time. On one core: taskset -c 0 python tools/benchmark.py masking"""
     scheme, samples = masking_sets.five_modalities(), masking_sets.samples(256)
     peer = functools.partial(numpy_masking.batch, numpy_masking.Masker(scheme, seed=0))
 
