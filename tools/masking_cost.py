@@ -96,7 +96,7 @@ def plot(report: dict, path: pathlib.Path) -> None:
     except ModuleNotFoundError as error:
         raise UserError("--out needs matplotlib: pip install 'medjax[report]'") from error
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(2, 2, figsize=(9, 6), sharey="row", layout="constrained")
     quantities = {
@@ -113,6 +113,8 @@ def plot(report: dict, path: pathlib.Path) -> None:
                 axis.loglog(x, y, "o-", label=name)
             axis.set_xscale("log", base=2)
             axis.set_xticks([row[by] for row in rows], [str(row[by]) for row in rows])
+            axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
             axis.minorticks_off()
             axis.grid(alpha=0.3)
             if column == 0:
