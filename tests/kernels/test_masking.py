@@ -184,8 +184,8 @@ class TestSampleByItself:
         ("gpu", (7, 0), 716, "xla"),
         ("gpu", (7, 5), 716, "xla"),
         ("gpu", (8, 0), 716, "pallas_triton"),
-        ("gpu", (9, 0), 2**17, "pallas_triton"),
-        ("gpu", (9, 0), 2**17 + 1, "xla"),
+        ("gpu", (9, 0), 2**14, "pallas_triton"),
+        ("gpu", (9, 0), 2**14 + 1, "xla"),
     ],
 )
 def test_auto(platform, capability, width, chosen):

@@ -18,6 +18,11 @@ RECORDED = pathlib.Path(__file__).parents[1] / "reference" / "4m_masking_counts.
 LEAST_P = 1e-3
 
 
+def p_value(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Of the two-sample Kolmogorov-Smirnov test; counts have ties, for which it is too high."""
+    return stats.ks_2samp(ours, theirs, method="asymp").pvalue
+
+
 def draw(scheme, tokens, lengths, count: int, at_once: int = 2000) -> Masked:
     """Masks one and the same sample many times."""
 
@@ -47,7 +52,7 @@ def test_counts_are_those_of_4m(side):
     assert counts.sum(axis=1).max() <= 128
     for i, name in enumerate(names):
         assert name == masking_sets.five_modalities().modalities[i].name
-        p = stats.ks_2samp(counts[:, i], recorded[:, i]).pvalue
+        p = p_value(counts[:, i], recorded[:, i])
         assert p > LEAST_P, name
 
 
@@ -98,7 +103,7 @@ def test_all_else_is_drawn_as_in_numpy(name):
     peer = numpy_masking.batch(numpy_masking.Masker(scheme, seed=1), *rows)
     theirs = features(peer, [m.name for m in scheme.modalities])
     for key, values in ours.items():
-        assert stats.ks_2samp(values, theirs[key]).pvalue > LEAST_P, key
+        assert p_value(values, theirs[key]) > LEAST_P, key
 
 
 def test_numpy_draws_as_4m():
@@ -110,7 +115,7 @@ def test_numpy_draws_as_4m():
     with np.load(RECORDED) as file:
         for side, counts in (("input", out.input_counts), ("target", out.target_counts)):
             for i in range(5):
-                p = stats.ks_2samp(counts[:, i], file[f"{side}_tokens"][:, i]).pvalue
+                p = p_value(counts[:, i], file[f"{side}_tokens"][:, i])
                 assert p > LEAST_P
 
 

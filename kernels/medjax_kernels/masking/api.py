@@ -11,9 +11,10 @@ from medjax_kernels.masking import draws, pallas_triton, reference, xla
 from medjax_kernels.masking.packed import Masked, Part
 from medjax_kernels.masking.scheme import KINDS, MaskingScheme, Modality
 
+# The width is the number of tokens of all modalities: a program of the kernel holds one of them.
 _INT = ("int32",)
 SUPPORT = {
-    "pallas_triton": selection.Support((8, 0), dtypes=_INT, widths=(1, 2**17), auto=_INT),
+    "pallas_triton": selection.Support((8, 0), dtypes=_INT, widths=(1, 2**14), auto=_INT),
     "xla": selection.Support(dtypes=_INT, auto=_INT),
     "reference": selection.Support(dtypes=_INT, auto=_INT),
 }

@@ -59,18 +59,18 @@ def draw(
 
 
 def _draw(scheme, widths, lengths, chunks, key) -> Draws:
-    keys = dict(zip(("few", "input", "target", "noise", "spans"), jax.random.split(key, 5)))  # noqa: B905
+    few_key, input_key, target_key, noise_key, span_key = jax.random.split(key, 5)
     count = len(scheme.modalities)
-    few = jax.random.bits(keys["few"], (3 + 2 * count,), jnp.uint32)
+    few = jax.random.bits(few_key, (3 + 2 * count,), jnp.uint32)
     component = budgets.component(scheme, few[0])
     total = budgets.number(scheme.input_tokens, few[1])
-    inputs = budgets.draw(scheme, "input", keys["input"], component, total, budgets.caps(scheme))
+    inputs = budgets.draw(scheme, "input", input_key, component, total, budgets.caps(scheme))
     if scheme.target_tokens is None:
         targets = jnp.full(count, budgets.UNLIMITED, jnp.int32)
     else:
         total = budgets.number(scheme.target_tokens, few[2])
         caps = budgets.caps(scheme, inputs)
-        targets = budgets.draw(scheme, "target", keys["target"], component, total, caps)
+        targets = budgets.draw(scheme, "target", target_key, component, total, caps)
     order = jnp.arange(count, dtype=jnp.int32)
     if scheme.shuffle_decoder:
         noise = few[3 : 3 + count]
@@ -80,8 +80,8 @@ def _draw(scheme, widths, lengths, chunks, key) -> Draws:
         targets,
         (few[3 + count :] >> 1).astype(jnp.int32),
         order,
-        _image_noise(scheme, widths, lengths, keys["noise"]),
-        _span_masks(scheme, widths, lengths, chunks, keys["spans"], component, inputs),
+        _image_noise(scheme, widths, lengths, noise_key),
+        _span_masks(scheme, widths, lengths, chunks, span_key, component, inputs),
     )
 
 
@@ -137,16 +137,16 @@ def _span_masks(scheme, widths, lengths, chunks, key, component, inputs) -> dict
         return (length <= budget) | (budget == 0)  # without budget, all is masked and no input
 
     def again(state):
-        index, keep, masked = state
-        fit = fits(masked)
+        index, keep, masked, fit = state
         keep = jnp.where(fit, keep, keep * _DECAY)
         new = attempt(index, keep)
         masked = {n: jnp.where(fit[i], masked[n], new[n]) for i, n in enumerate(names)}
-        return index + 1, keep, masked
+        return index + 1, keep, masked, fit | fits(masked)
 
     keep = jnp.where(budget > 0, _keep_probability(sequences, component, first), 0.0)
-    state = (jnp.int32(1), keep, attempt(0, keep))
-    return jax.lax.while_loop(lambda s: ~jnp.all(fits(s[2])), again, state)[2]
+    masked = attempt(0, keep)
+    state = (jnp.int32(1), keep, masked, fits(masked))
+    return jax.lax.while_loop(lambda state: ~jnp.all(state[3]), again, state)[2]
 
 
 def _uniform(bits: Array) -> Float[Array, "..."]:

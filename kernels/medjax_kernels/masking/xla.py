@@ -1,7 +1,7 @@
 """Masking for any device that XLA compiles for: all samples at once, without sort or scatter.
 
 Which tokens of an image are taken is decided by a bound on their noise that is found bit by bit; a
-slot of the packed result finds its token by bisecting the running count of kept tokens.
+slot of the packed result finds its token by counting bits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from medjax_kernels.masking.bits import nth_kept, words
 from medjax_kernels.masking.draws import Draws
 from medjax_kernels.masking.packed import DecoderTokens, EncoderTokens, Masked, Part
 from medjax_kernels.masking.scheme import MaskingScheme, Modality
@@ -112,10 +113,9 @@ def _pack(parts: Sequence[Part], encoder_length, decoder_length, order, pad) -> 
     def fill(value, valid, filler):
         return jnp.where(valid, value, filler).astype(jnp.int32)
 
-    def find(running, nth):
-        """Index of the nth kept token, counted from 0."""
-        index = jnp.searchsorted(running, nth + 1, method="scan_unrolled")
-        return jnp.minimum(index, running.size - 1).astype(jnp.int32)
+    def find(kept, nth):
+        """Index of the nth kept token, within the array."""
+        return jnp.minimum(nth_kept(kept, nth), ids.size - 1)
 
     def slots(counts, order, length):
         """For each slot: its modality, its index within it, its first slot, whether it is used."""
@@ -126,9 +126,9 @@ def _pack(parts: Sequence[Part], encoder_length, decoder_length, order, pad) -> 
         return owner, slot - first[owner], first[owner], jnp.any(mine, axis=1)
 
     inputs = _counts([p.input_kept for p in parts])
-    running = jnp.cumsum(jnp.concatenate([p.input_kept for p in parts]), dtype=jnp.int32)
+    kept = words(jnp.concatenate([p.input_kept for p in parts]))
     owner, index, _, valid = slots(inputs, place, encoder_length)
-    source = find(running, _before(inputs, place)[owner] + index)
+    source = find(kept, _before(inputs, place)[owner] + index)
     encoder = EncoderTokens(
         fill(ids[source], valid, pad),
         fill(jnp.where(sequence[owner], index, source - starts[owner]), valid, 0),
@@ -137,12 +137,12 @@ def _pack(parts: Sequence[Part], encoder_length, decoder_length, order, pad) -> 
     )
 
     targets = _counts([p.target_kept for p in parts])
-    running = jnp.cumsum(jnp.concatenate([p.target_kept for p in parts]), dtype=jnp.int32)
+    kept = words(jnp.concatenate([p.target_kept for p in parts]))
     # The last of a sequence is predicted and not read.
     read = jnp.where(sequence, jnp.maximum(targets - 1, 0), targets)
     owner, index, first, valid = slots(read, order, decoder_length)
     nth = _before(targets, place)[owner] + index
-    source, target = find(running, nth), find(running, nth + sequence[owner])
+    source, target = find(kept, nth), find(kept, nth + sequence[owner])
     decoder = DecoderTokens(
         fill(ids[source], valid & sequence[owner], pad),
         fill(ids[target], valid, pad),
