@@ -107,7 +107,7 @@ def _pack(parts: Sequence[Part], encoder_length, decoder_length, order, pad) -> 
     )
     sizes = np.array([p.input_kept.size for p in parts])
     starts = jnp.array(np.cumsum(sizes) - sizes, jnp.int32)
-    sequence = jnp.array([p.kind == "sequence" for p in parts])
+    sequence = jnp.array([p.kind == "sequence" for p in parts], jnp.int32)
     place = jnp.arange(len(parts), dtype=jnp.int32)
 
     def fill(value, valid, filler):
@@ -118,20 +118,27 @@ def _pack(parts: Sequence[Part], encoder_length, decoder_length, order, pad) -> 
         return jnp.minimum(nth_kept(kept, nth), ids.size - 1)
 
     def slots(counts, order, length):
-        """For each slot: its modality, its index within it, its first slot, whether it is used."""
-        first = _before(counts, order)
+        """For each slot: its modality, its index within it, whether it is used; and a look-up.
+
+        What belongs to a slot's modality is a sum over the few that there are: a gather would make
+        an array of indices.
+        """
+        begin = _before(counts, order)
         slot = jnp.arange(length, dtype=jnp.int32)
-        mine = (first <= slot[:, None]) & (slot[:, None] < first + counts)
-        owner = jnp.sum(jnp.where(mine, place, 0), axis=1)
-        return owner, slot - first[owner], first[owner], jnp.any(mine, axis=1)
+        mine = (begin <= slot[:, None]) & (slot[:, None] < begin + counts)
+
+        def own(table):
+            return jnp.sum(jnp.where(mine, table, 0), axis=1, dtype=jnp.int32)
+
+        return own(place), slot - own(begin), jnp.any(mine, axis=1), own
 
     inputs = _counts([p.input_kept for p in parts])
     kept = words(jnp.concatenate([p.input_kept for p in parts]))
-    owner, index, _, valid = slots(inputs, place, encoder_length)
-    source = find(kept, _before(inputs, place)[owner] + index)
+    owner, index, valid, own = slots(inputs, place, encoder_length)
+    source = find(kept, own(_before(inputs, place)) + index)
     encoder = EncoderTokens(
         fill(ids[source], valid, pad),
-        fill(jnp.where(sequence[owner], index, source - starts[owner]), valid, 0),
+        fill(jnp.where(own(sequence) > 0, index, source - own(starts)), valid, 0),
         fill(owner, valid, -1),
         valid,
     )
@@ -139,16 +146,17 @@ def _pack(parts: Sequence[Part], encoder_length, decoder_length, order, pad) -> 
     targets = _counts([p.target_kept for p in parts])
     kept = words(jnp.concatenate([p.target_kept for p in parts]))
     # The last of a sequence is predicted and not read.
-    read = jnp.where(sequence, jnp.maximum(targets - 1, 0), targets)
-    owner, index, first, valid = slots(read, order, decoder_length)
-    nth = _before(targets, place)[owner] + index
-    source, target = find(kept, nth), find(kept, nth + sequence[owner])
+    read = jnp.where(sequence > 0, jnp.maximum(targets - 1, 0), targets)
+    owner, index, valid, own = slots(read, order, decoder_length)
+    nth, causal = own(_before(targets, place)) + index, own(sequence)
+    source, target = find(kept, nth), find(kept, nth + causal)
+    slot = jnp.arange(decoder_length, dtype=jnp.int32)
     decoder = DecoderTokens(
-        fill(ids[source], valid & sequence[owner], pad),
+        fill(ids[source], valid & (causal > 0), pad),
         fill(ids[target], valid, pad),
-        fill(jnp.where(sequence[owner], index, source - starts[owner]), valid, 0),
+        fill(jnp.where(causal > 0, index, source - own(starts)), valid, 0),
         fill(owner, valid, -1),
-        fill(jnp.where(sequence[owner], first + index, first), valid, 0),
+        fill(jnp.where(causal > 0, slot, slot - index), valid, 0),
         valid,
     )
     return Masked(encoder, decoder, inputs, targets)
