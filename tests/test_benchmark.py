@@ -20,3 +20,24 @@ def test_sides_that_differ_are_no_benchmark(monkeypatch):
     monkeypatch.setitem(benchmark.BENCHMARKS, "linear", lambda: wrong)
     with pytest.raises(AssertionError, match="Not equal"):
         benchmark.run("linear", rounds=1)
+
+
+def test_masking_is_told_in_samples():
+    report = benchmark.run("masking", rounds=1)
+    for side, rate in report["samples_per_second"].items():
+        assert rate == pytest.approx(256_000 / report["milliseconds"][side]["median"])
+        assert f"{rate:.0f} samples/s" in benchmark._text(report)
+    assert set(report["samples_per_second"]) == {"medjax", "peer"}
+
+
+def test_masking_that_differs_is_no_benchmark(monkeypatch):
+    """A side that counts the modalities in another order."""
+    duel = benchmark.masking()
+
+    def turned(*arguments):
+        out = duel.peer(*arguments)
+        return out._replace(target_counts=out.target_counts[:, ::-1])
+
+    monkeypatch.setitem(benchmark.BENCHMARKS, "masking", lambda: duel._replace(peer=turned))
+    with pytest.raises(AssertionError):
+        benchmark.run("masking", rounds=1)

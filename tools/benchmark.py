@@ -7,6 +7,7 @@ BENCHMARKS.md, with the command, the machine and the date.
 """
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -16,7 +17,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import masking_sets
+import medjax_kernels
 import numpy as np
+import numpy_masking
 import optax
 from flax import nnx
 from medjax_kernels import attention, cross_entropy
@@ -27,12 +31,29 @@ from medjax import cli
 from medjax.models.layers import Linear
 
 
+def _same(ours, theirs) -> None:
+    """Fails if two trees of numbers differ."""
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), ours, theirs)
+
+
 class Duel(NamedTuple):
-    """Two functions of the same arguments that must give the same."""
+    """Two functions of the same arguments that must give the same.
+
+    Attributes:
+      medjax: is compiled.
+      peer: is compiled, unless its arguments are given.
+      arguments: of both.
+      peer_arguments: of a peer that is plain Python: NumPy's arrays.
+      agree: fails if the results differ in what they must have in common.
+      samples: in the arguments, if speed is told in samples per second.
+    """
 
     medjax: Callable
     peer: Callable
     arguments: tuple
+    peer_arguments: tuple | None = None
+    agree: Callable = _same
+    samples: int | None = None
 
 
 def _normal(*shape: int) -> jax.Array:
@@ -108,26 +129,52 @@ def nf4() -> Duel:
     return Duel(both(matmul), peer, (_normal(64, 2048), weights, _normal(64, 8192)))
 
 
-BENCHMARKS = {f.__name__: f for f in (linear, multi_query, vision_attention, vocabulary, nf4)}
+def masking() -> Duel:
+    """4M's masking of 256 samples, three images and two sequences, budgets 128; peer: NumPy, one
+    sample at a time. On one core: taskset -c 0 python tools/benchmark.py masking"""
+    scheme, samples = masking_sets.five_modalities(), masking_sets.samples(256)
+    peer = functools.partial(numpy_masking.batch, numpy_masking.Masker(scheme, seed=0))
+
+    def agree(ours, theirs):
+        """Each draws for itself: no budget is exceeded, and means differ by chance alone."""
+        for name in ("input_counts", "target_counts"):
+            a, b = np.array(getattr(ours, name)), getattr(theirs, name)
+            assert max(a.sum(axis=1).max(), b.sum(axis=1).max()) <= 128
+            error = np.sqrt((a.var(axis=0) + b.var(axis=0)) / len(a))
+            np.testing.assert_array_less(np.abs(a.mean(axis=0) - b.mean(axis=0)), 5 * error + 1e-9)
+
+    ours = functools.partial(medjax_kernels.masking, scheme)
+    return Duel(ours, peer, samples, jax.device_get(samples[:2]), agree, samples=256)
+
+
+BENCHMARKS = {
+    f.__name__: f for f in (linear, multi_query, vision_attention, vocabulary, nf4, masking)
+}
 
 
 def run(name: str, rounds: int) -> dict:
     """Times both sides in turns, after checking that they agree."""
     duel = BENCHMARKS[name]()
-    sides = {
+    arguments = {"medjax": duel.arguments, "peer": duel.peer_arguments or duel.arguments}
+    compiled = {
         side: jax.jit(getattr(duel, side)).lower(*duel.arguments).compile()
-        for side in ("medjax", "peer")
+        for side in (("medjax",) if duel.peer_arguments else ("medjax", "peer"))
     }
-    results = [jax.block_until_ready(side(*duel.arguments)) for side in sides.values()]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), *results)
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    sides = {"peer": duel.peer} | compiled
+    duel.agree(*(jax.block_until_ready(sides[side](*x)) for side, x in arguments.items()))
+    seconds: dict[str, list[float]] = {side: [] for side in arguments}
     for _ in tqdm(range(rounds), desc=name, unit="round"):
-        for side, compiled in sides.items():
+        for side, values in arguments.items():
             began = time.perf_counter()
-            jax.block_until_ready(compiled(*duel.arguments))
+            jax.block_until_ready(sides[side](*values))
             seconds[side].append(time.perf_counter() - began)
     ratios = [b / a for a, b in zip(seconds["medjax"], seconds["peer"], strict=True)]
-    memory = {side: c.memory_analysis().temp_size_in_bytes for side, c in sides.items()}
+    memory = {side: c.memory_analysis().temp_size_in_bytes for side, c in compiled.items()}
+    rates = {
+        side: duel.samples / statistics.median(times)
+        for side, times in seconds.items()
+        if duel.samples
+    }
     return {
         "benchmark": name,
         "device": jax.devices()[0].device_kind,
@@ -137,6 +184,7 @@ def run(name: str, rounds: int) -> dict:
         },
         "peer_over_medjax": _spread(ratios),
         "temporary_bytes": memory,
+        "samples_per_second": rates,
     }
 
 
@@ -157,6 +205,10 @@ def _text(report: dict) -> str:
             *(
                 f"  {side:8} {size / 2**20:10.2f} MiB of temporaries"
                 for side, size in memory.items()
+            ),
+            *(
+                f"  {side:8} {rate:10.0f} samples/s"
+                for side, rate in report["samples_per_second"].items()
             ),
         ]
     )
