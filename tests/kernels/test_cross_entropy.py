@@ -10,19 +10,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from medjax_kernels import cross_entropy
-from medjax_kernels.cross_entropy import xla
+from medjax_kernels.cross_entropy import fused, xla
 
 
-def small_chunks(hidden, table, targets, weights, *, soft_cap=None, label_smoothing=0.0):
-    """xla with chunks of three tokens, so that there are several and the last is not full."""
-    return xla.cross_entropy(hidden, table, targets, weights, soft_cap, label_smoothing, chunk=3)
+def with_sizes(implementation):
+    """The operation by an implementation of other block and chunk sizes than it would choose."""
+
+    def score(hidden, table, targets, weights, *, soft_cap=None, label_smoothing=0.0):
+        return fused.cross_entropy(
+            implementation, hidden, table, targets, weights, soft_cap, label_smoothing
+        )
+
+    return score
 
 
 # A further implementation joins the whole suite with one line.
 IMPLEMENTATIONS = {
     "reference": functools.partial(cross_entropy, implementation="reference"),
     "xla": functools.partial(cross_entropy, implementation="xla"),
-    "xla-small-chunks": small_chunks,
+    # Several blocks of tokens and chunks of words, the last of which are not full.
+    "xla-small-chunks": with_sizes(xla.implementation(block=3, words=4)),
 }
 every_implementation = pytest.mark.parametrize(
     "score", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS.keys()
@@ -177,19 +184,6 @@ class TestEveryImplementation:
         chex.assert_tree_all_finite(run(score, 1e4 * hidden, table, targets, weights, d_loss))
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 7, 100])
-def test_the_chunk_changes_nothing(chunk):
-    hidden, table, targets, weights, d_loss = draw(6, (7, 4, 11))
-
-    def score(*arrays):
-        return xla.cross_entropy(*arrays, 3.0, 0.1, chunk=chunk)
-
-    found = run(score, hidden, table, targets, weights, d_loss)
-    options = dict(soft_cap=3.0, label_smoothing=0.1)
-    wanted = run(cross_entropy, hidden, table, targets, weights, d_loss, **options)
-    chex.assert_trees_all_close(found, wanted, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("trained", [(0,), (0, 1)], ids=["hidden", "hidden-and-table"])
 @pytest.mark.parametrize(("implementation", "holds_all"), [("reference", True), ("xla", False)])
 def test_only_the_reference_holds_all_logits(implementation, holds_all, trained):
@@ -210,14 +204,7 @@ def test_only_the_reference_holds_all_logits(implementation, holds_all, trained)
     assert (temporary >= 4 * tokens * vocabulary) == holds_all
     if not holds_all:
         # One chunk's logits, and their gradient or probabilities.
-        assert temporary < 3 * 4 * xla.MAX_LOGITS
-
-
-def test_chunks_hold_a_bounded_number_of_logits():
-    for tokens, vocabulary in [(1, 257_216), (10_000, 257_216), (10_000, 300), (5, 2**30)]:
-        chunk = xla.chunk_size(tokens, vocabulary)
-        assert 1 <= chunk <= min(tokens, xla.MAX_CHUNK)
-        assert chunk == 1 or chunk * vocabulary <= xla.MAX_LOGITS
+        assert temporary < 3 * 4 * xla.BUDGET
 
 
 BAD = {
@@ -242,7 +229,7 @@ def test_bad_shapes(shapes, message):
     [
         (dict(label_smoothing=1.0), "label_smoothing 1.0"),
         (dict(label_smoothing=-0.1), "label_smoothing -0.1"),
-        (dict(implementation="fused"), "'fused' is none of auto, reference, xla"),
+        (dict(implementation="fused"), "'fused' is none of auto, xla, reference"),
     ],
 )
 def test_bad_options(options, message):

@@ -2,10 +2,15 @@
 
 from jaxtyping import Array, Float, Int
 
-from medjax_kernels.cross_entropy import reference, xla
+from medjax_kernels import selection
+from medjax_kernels.cross_entropy import fused, reference, xla
 from medjax_kernels.cross_entropy.scores import TokenScores
 
-IMPLEMENTATIONS = ("auto", "reference", "xla")
+SUPPORT = {
+    "xla": selection.Support(),
+    "reference": selection.Support(),
+}
+FUSED = {"xla": xla.IMPLEMENTATION}
 
 
 def cross_entropy(
@@ -45,8 +50,11 @@ def cross_entropy(
         )
     if not 0.0 <= label_smoothing < 1.0:
         raise ValueError(f"label_smoothing {label_smoothing} is not in [0, 1)")
-    if implementation == "reference":
+    chosen = selection.choose(
+        "cross_entropy", implementation, SUPPORT, dtype=hidden.dtype, width=hidden.shape[1]
+    )
+    if chosen == "reference":
         return reference.cross_entropy(hidden, table, targets, weights, soft_cap, label_smoothing)
-    if implementation in ("auto", "xla"):
-        return xla.cross_entropy(hidden, table, targets, weights, soft_cap, label_smoothing)
-    raise ValueError(f"implementation {implementation!r} is none of {', '.join(IMPLEMENTATIONS)}")
+    return fused.cross_entropy(
+        FUSED[chosen], hidden, table, targets, weights, soft_cap, label_smoothing
+    )
