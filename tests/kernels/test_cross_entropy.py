@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from medjax_kernels import cross_entropy
-from medjax_kernels.cross_entropy import fused, xla
+from medjax_kernels.cross_entropy import fused, pallas_triton_backward, xla
+from medjax_kernels.cross_entropy.blocks import Blocks, Sizes
 
 
 def with_sizes(implementation):
@@ -24,12 +25,22 @@ def with_sizes(implementation):
     return score
 
 
+# Blocks that the shapes below fill more than once.
+SMALL = Sizes(
+    logits=Blocks(4, 4, 2, warps=4, stages=1),
+    pull=Blocks(2, 2, 4, warps=4, stages=1),
+    table=Blocks(2, 4, 4, warps=4, stages=1),
+    words=8,
+)
+
 # A further implementation joins the whole suite with one line.
 IMPLEMENTATIONS = {
     "reference": functools.partial(cross_entropy, implementation="reference"),
     "xla": functools.partial(cross_entropy, implementation="xla"),
     # Several blocks of tokens and chunks of words, the last of which are not full.
     "xla-small-chunks": with_sizes(xla.implementation(block=3, words=4)),
+    "pallas_triton": functools.partial(cross_entropy, implementation="pallas_triton"),
+    "pallas_triton-small-blocks": with_sizes(pallas_triton_backward.implementation(SMALL)),
 }
 every_implementation = pytest.mark.parametrize(
     "score", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS.keys()
@@ -229,7 +240,7 @@ def test_bad_shapes(shapes, message):
     [
         (dict(label_smoothing=1.0), "label_smoothing 1.0"),
         (dict(label_smoothing=-0.1), "label_smoothing -0.1"),
-        (dict(implementation="fused"), "'fused' is none of auto, xla, reference"),
+        (dict(implementation="fused"), "'fused' is none of auto, pallas_triton, xla, reference"),
     ],
 )
 def test_bad_options(options, message):

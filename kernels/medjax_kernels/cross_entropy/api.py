@@ -3,14 +3,18 @@
 from jaxtyping import Array, Float, Int
 
 from medjax_kernels import selection
-from medjax_kernels.cross_entropy import fused, reference, xla
+from medjax_kernels.cross_entropy import fused, pallas_triton_backward, reference, xla
 from medjax_kernels.cross_entropy.scores import TokenScores
 
 SUPPORT = {
+    "pallas_triton": selection.Support((8, 0), auto=("bfloat16", "float16")),
     "xla": selection.Support(),
     "reference": selection.Support(),
 }
-FUSED = {"xla": xla.IMPLEMENTATION}
+FUSED = {
+    "pallas_triton": pallas_triton_backward.IMPLEMENTATION,
+    "xla": xla.IMPLEMENTATION,
+}
 
 
 def cross_entropy(

@@ -22,14 +22,14 @@ class Implementation(NamedTuple):
     """The two passes over the vocabulary. In both, the `count` tokens that count come first.
 
     Attributes:
-      block: tokens -> the number of which they are padded to a multiple.
+      block: hidden -> a number of tokens, to a multiple of which they are padded.
       sweep: (hidden, table, targets, count, options, gradient) -> Sums; `gradient` asks for the
         sums of rows, too. Targets count from the table's first row and may lie outside.
       table_gradient: (hidden, table, targets, weights, lse, count, options) -> gradient of the
         weighted loss, in the table's shape and dtype.
     """
 
-    block: Callable[[int], int]
+    block: Callable[[jax.Array], int]
     sweep: Callable
     table_gradient: Callable
 
@@ -87,7 +87,7 @@ def forward(implementation, options, gradient, hidden, table, targets, weights, 
       first: id of the table's first row.
       axes: of the device mesh, over which the vocabulary is spread.
     """
-    order = _ordered(weights, implementation.block(hidden.shape[0]))
+    order = _ordered(weights, implementation.block(hidden))
     hidden, goals, w = (order.take(x) for x in (hidden, targets, weights))
     local = goals - first
     sums = implementation.sweep(hidden, table, local, order.counted, options, gradient)
@@ -137,7 +137,7 @@ def table_gradient(
       lse: log of the sum of each token's exponentials, as from `forward`.
       axes: of the device mesh, over which the tokens are spread.
     """
-    order = _ordered(weights, implementation.block(hidden.shape[0]))
+    order = _ordered(weights, implementation.block(hidden))
     hidden, goals, w, lse = (order.take(x) for x in (hidden, targets, weights * d_loss, lse))
     local = goals - first
     own = implementation.table_gradient(hidden, table, local, w, lse, order.counted, options)

@@ -157,7 +157,7 @@ def implementation(block: int | None = None, words: int | None = None) -> Implem
     """With blocks and chunks by the rules above, or of other sizes."""
     sizes = dict(block=block, words=words)
     return Implementation(
-        block_size if block is None else lambda tokens: block,
+        lambda hidden: block or block_size(hidden.shape[0]),
         functools.partial(sweep, **sizes),
         functools.partial(table_gradient, **sizes),
     )
