@@ -21,15 +21,15 @@ from medjax_kernels.cross_entropy import sums as sums_lib
 from medjax_kernels.cross_entropy.blocks import Blocks, Sizes
 from medjax_kernels.cross_entropy.sums import LOWEST, NOBODY, Sums
 
-# Exponentials alive at once: 64 MiB in 16 bits. A chunk has as many words as that allows for the
-# tokens, or else the least below.
-BUDGET = 2**25
+# Bytes of what there is one of for each token and word of a chunk. A chunk has as many words as
+# that allows for the tokens, or else the least below.
+BUDGET = 2**26
 LEAST_WORDS = 1024
 
 
-def chunks(tokens: int, vocabulary: int, sizes: Sizes) -> tuple[int, int]:
+def chunks(tokens: int, vocabulary: int, bytes_each: int, sizes: Sizes) -> tuple[int, int]:
     """(size, number) of the chunks of words."""
-    most = sizes.words or max(BUDGET // tokens, LEAST_WORDS)
+    most = sizes.words or max(BUDGET // (tokens * bytes_each), LEAST_WORDS)
     return sums_lib.chunks(vocabulary, most, sizes.logits.words)
 
 
@@ -104,13 +104,13 @@ def _scores(
         peak = jnp.max(of_others, axis=1)
         leading = others & (logits == peak[:, None])
         powers = jnp.where(others, jnp.exp(logits - peak[:, None]), 0.0)
-        place = part, pl.ds(*tokens)
-        plgpu.store(peak_ref.at[place], peak)
-        plgpu.store(best_ref.at[place], jnp.min(jnp.where(leading, ids, NOBODY), axis=1))
-        plgpu.store(mass_ref.at[place], jnp.sum(powers, axis=1))
+        plgpu.store(peak_ref.at[part, pl.ds(*tokens)], peak)
+        best = jnp.min(jnp.where(leading, ids, NOBODY), axis=1)
+        plgpu.store(best_ref.at[part, pl.ds(*tokens)], best)
+        plgpu.store(mass_ref.at[part, pl.ds(*tokens)], jnp.sum(powers, axis=1))
         if total_ref is not None:
             total = jnp.sum(jnp.where(exists, logits, 0.0), axis=1)
-            plgpu.store(total_ref.at[place], total)
+            plgpu.store(total_ref.at[part, pl.ds(*tokens)], total)
         place = pl.ds(*tokens), pl.ds(*columns)
         if powers_ref is not None:
             dtype = powers_ref.dtype
@@ -159,10 +159,11 @@ def _pull(
 
 
 def sweep(hidden, table, targets, count, options, gradient, *, sizes: Sizes) -> Sums:
-    """See `fused.Implementation`."""
+    """See `device.Implementation`."""
     (tokens, width), soft_cap = hidden.shape, options.soft_cap
-    size, number = chunks(tokens, table.shape[0], sizes)
     smoothed, capped = options.label_smoothing > 0, soft_cap is not None
+    tiles = 1 + (smoothed and capped)
+    size, number = chunks(tokens, table.shape[0], tiles * hidden.dtype.itemsize, sizes)
     parts = size // sizes.logits.words
     counted = count.reshape(1).astype(jnp.int32)
 
@@ -170,7 +171,7 @@ def sweep(hidden, table, targets, count, options, gradient, *, sizes: Sizes) -> 
     tile = jax.ShapeDtypeStruct((tokens, size), hidden.dtype)
     shapes = [statistic, jax.ShapeDtypeStruct((parts, tokens), jnp.int32), statistic]
     shapes += [statistic] * smoothed
-    shapes += [tile] * (gradient * (1 + (smoothed and capped)))
+    shapes += [tile] * (gradient * tiles)
     scores = call(
         functools.partial(
             _scores, blocks=sizes.logits, soft_cap=soft_cap, smoothed=smoothed, gradient=gradient

@@ -15,7 +15,7 @@ from medjax_kernels.cross_entropy import blocks as blocks_lib
 from medjax_kernels.cross_entropy import pallas_triton
 from medjax_kernels.cross_entropy import sums as sums_lib
 from medjax_kernels.cross_entropy.blocks import Sizes
-from medjax_kernels.cross_entropy.fused import Implementation
+from medjax_kernels.cross_entropy.device import Implementation
 from medjax_kernels.cross_entropy.pallas_triton import block_of_logits, call, cut, dot
 
 
@@ -70,9 +70,9 @@ def _d_table(counted_ref, start_ref, scale_ref, gradient_ref, hidden_ref, old_re
 
 
 def table_gradient(hidden, table, targets, weights, lse, count, options, *, sizes: Sizes):
-    """See `fused.Implementation`."""
+    """See `device.Implementation`."""
     (tokens, width), dtype = hidden.shape, hidden.dtype
-    size, number = pallas_triton.chunks(tokens, table.shape[0], sizes)
+    size, number = pallas_triton.chunks(tokens, table.shape[0], dtype.itemsize, sizes)
     counted = count.reshape(1).astype(jnp.int32)
     # In float16 most of the gradient, probabilities times weights, would be too small to be told
     # from zero. With the scale no entry is larger than 2^15.

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from medjax_kernels.cross_entropy import sums as sums_lib
-from medjax_kernels.cross_entropy.fused import Implementation
+from medjax_kernels.cross_entropy.device import Implementation
 from medjax_kernels.cross_entropy.sums import LOWEST, Sums
 
 # Tokens at a time: enough for matmuls that need not wait for the table, few enough that little is
@@ -59,7 +59,7 @@ def _each_block(count, block, body, carry, *arrays):
 
 
 def sweep(hidden, table, targets, count, options, gradient, *, block=None, words=None) -> Sums:
-    """See `fused.Implementation`; `block` of tokens, chunk of `words` if not by the rules above."""
+    """See `device.Implementation`; `block` tokens and chunks of `words`, or by the rules above."""
     (tokens, width), soft_cap = hidden.shape, options.soft_cap
     block = block or block_size(tokens)
     size, number = _chunks(table.shape[0], width, block, BUDGET, words)
@@ -115,7 +115,7 @@ def sweep(hidden, table, targets, count, options, gradient, *, block=None, words
 
 
 def table_gradient(hidden, table, targets, weights, lse, count, options, *, block=None, words=None):
-    """See `fused.Implementation`, and `sweep`."""
+    """See `device.Implementation`, and `sweep`."""
     (tokens, width), soft_cap = hidden.shape, options.soft_cap
     block = block or block_size(tokens)
     size, number = _chunks(table.shape[0], width, block, TABLE_GRADIENT_BUDGET, words)
