@@ -210,5 +210,5 @@ def sweep(hidden, table, targets, count, options, gradient, *, sizes: Sizes) -> 
             new = new._replace(flat=pull(counted, start, slopes, ones, ones[0], table, old.flat))
         return new
 
-    nothing = sums_lib.empty(tokens, width, smoothed=smoothed, gradient=gradient, capped=capped)
+    nothing = sums_lib.empty(tokens, width, options=options, gradient=gradient)
     return jax.lax.fori_loop(0, number, over_words, nothing)

@@ -15,57 +15,49 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from medjax_kernels import selection
 from medjax_kernels.cross_entropy import device
+from medjax_kernels.cross_entropy.device import ALONE, Layout
 
 Axes = tuple[str, ...]
 
 
-def _axes(argument, mesh: Mesh, taken: Axes = ()) -> Axes:
-    """Axes of the mesh over which an argument's rows are spread evenly, but those taken."""
+def _axes(argument, dimension: int, mesh: Mesh, taken: Axes = ()) -> Axes:
+    """Axes of the mesh along which a dimension is cut evenly, but those taken."""
     spec = argument.sharding.spec
-    entry = spec[0] if len(spec) else None
+    entry = spec[dimension] if len(spec) > dimension else None
     named = entry if isinstance(entry, tuple) else () if entry is None else (entry,)
     found: Axes = ()
     for axis in named:
         parts = math.prod(mesh.shape[a] for a in (*found, axis))
-        if axis not in taken and argument.shape[0] % parts == 0:
+        if axis not in taken and argument.shape[dimension] % parts == 0:
             found += (axis,)
     return found
 
 
-def _index(mesh: Mesh, axes: Axes):
-    """Which of the parts along these axes the device holds."""
-    index = 0
-    for axis in axes:
-        index = index * mesh.shape[axis] + jax.lax.axis_index(axis)
-    return index
-
-
 def _partitioned(function: Callable, rule: str) -> Callable:
-    """`function(*arrays, first, over_words, over_tokens)` of hidden, table and arrays per token."""
-    # XLA asks for a device's part later, when it may be another device's turn to be assumed.
+    """`function(*arrays, layout)` of hidden, table and arrays with one number per token."""
+    # XLA asks for a device's part later, when another device may be assumed.
     target = selection.device()
 
     def whole(*arrays):
-        return function(*arrays, first=0, over_words=(), over_tokens=())
+        return function(*arrays, layout=ALONE)
 
     def partition(mesh, arguments, results):
-        tokens = _axes(arguments[0], mesh)
-        words = _axes(arguments[1], mesh, taken=tokens)
+        hidden, table, *_ = arguments
+        tokens = _axes(hidden, 0, mesh)
+        words = _axes(table, 0, mesh, taken=tokens)
+        layout = Layout(tokens, words, _axes(table, 1, mesh))
 
         def sharding(dimensions: str) -> NamedSharding:
-            named = {"m": tokens, "v": words}
+            named = {"m": layout.tokens, "v": layout.words, "e": layout.width}
             return NamedSharding(mesh, PartitionSpec(*(named.get(d) for d in dimensions.split())))
 
         before, after = rule.split("->")
         operands = tuple(map(sharding, before.split(",")))
         outcomes = tuple(map(sharding, after.split(",")))
 
-        def local(hidden, table, *arrays):
-            first = _index(mesh, words) * table.shape[0]
+        def local(*arrays):
             with selection.assume(*target):
-                return function(
-                    hidden, table, *arrays, first=first, over_words=words, over_tokens=tokens
-                )
+                return function(*arrays, layout=layout)
 
         return mesh, local, outcomes if isinstance(results, tuple) else outcomes[0], operands
 
@@ -78,14 +70,11 @@ def _partitioned(function: Callable, rule: str) -> Callable:
 def forward(implementation, options, gradient: bool, hidden, table, targets, weights):
     """`device.forward` on the mesh on which the arrays lie."""
 
-    def local(*arrays, first, over_words, over_tokens):
-        del over_tokens
-        found = device.forward(
-            implementation, options, gradient, *arrays, first=first, axes=over_words
-        )
+    def local(*arrays, layout):
+        found = device.forward(implementation, options, gradient, *arrays, layout=layout)
         return found if gradient else found[:-1]
 
-    rule = "m d, v d, m, m -> m, m, m, m" + ", m d" * gradient
+    rule = "m d, v e, m, m -> m, m, m, m" + ", m d" * gradient
     found = _partitioned(local, rule)(hidden, table, targets, weights)
     return found if gradient else (*found, None)
 
@@ -93,11 +82,8 @@ def forward(implementation, options, gradient: bool, hidden, table, targets, wei
 def table_gradient(implementation, options, hidden, table, targets, weights, lse, d_loss):
     """`device.table_gradient` on the mesh on which the arrays lie."""
 
-    def local(*arrays, first, over_words, over_tokens):
-        del over_words
-        return device.table_gradient(
-            implementation, options, *arrays, first=first, axes=over_tokens
-        )
+    def local(*arrays, layout):
+        return device.table_gradient(implementation, options, *arrays, layout=layout)
 
-    rule = "m d, v d, m, m, m, m -> v d"
+    rule = "m d, v e, m, m, m, m -> v e"
     return _partitioned(local, rule)(hidden, table, targets, weights, lse, d_loss)

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from medjax_kernels.cross_entropy.scores import Options
+
 # Below every logit; not -inf, whose difference to itself is NaN.
 LOWEST = float(jnp.finfo(jnp.float32).min)
 # Above every id, and still so after another has been added.
@@ -38,8 +40,9 @@ class Sums(NamedTuple):
     flat: Float[Array, "M D"] | None
 
 
-def empty(tokens: int, width: int, *, smoothed: bool, gradient: bool, capped: bool) -> Sums:
+def empty(tokens: int, width: int, *, options: Options, gradient: bool) -> Sums:
     """The sums over no words."""
+    smoothed, capped = options.label_smoothing > 0, options.soft_cap is not None
 
     def zeros(*shape):
         return jnp.zeros(shape, jnp.float32)
@@ -84,6 +87,23 @@ def prefer(a_peak, a_best, b_peak, b_best):
     """The better of two words, the first of equals."""
     first = (a_peak > b_peak) | ((a_peak == b_peak) & (a_best < b_best))
     return jnp.where(first, a_best, b_best)
+
+
+def merge(a: Sums, b: Sums) -> Sums:
+    """The sums over the words of both."""
+    peak = jnp.maximum(a.peak, b.peak)
+    of_a, of_b = jnp.exp(a.peak - peak), jnp.exp(b.peak - peak)
+    pull = None
+    if a.pull is not None and b.pull is not None:
+        pull = of_a[:, None] * a.pull + of_b[:, None] * b.pull
+    return Sums(
+        peak=peak,
+        best=prefer(a.peak, a.best, b.peak, b.best),
+        mass=of_a * a.mass + of_b * b.mass,
+        total=jax.tree.map(jnp.add, a.total, b.total),
+        pull=pull,
+        flat=jax.tree.map(jnp.add, a.flat, b.flat),
+    )
 
 
 def over_devices(sums: Sums, axes: tuple[str, ...]) -> Sums:

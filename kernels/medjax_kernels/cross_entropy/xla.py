@@ -104,13 +104,7 @@ def sweep(hidden, table, targets, count, options, gradient, *, block=None, words
 
         return _each_block(count, block, over_tokens, sums, hidden, targets)
 
-    nothing = sums_lib.empty(
-        tokens,
-        width,
-        smoothed=options.label_smoothing > 0,
-        gradient=gradient,
-        capped=soft_cap is not None,
-    )
+    nothing = sums_lib.empty(tokens, width, options=options, gradient=gradient)
     return jax.lax.fori_loop(0, number, over_words, nothing)
 
 
