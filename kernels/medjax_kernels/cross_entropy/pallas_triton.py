@@ -6,7 +6,8 @@ the block's own greatest. `_pull` multiplies those by rows of the table, with th
 relate the blocks' maxima to each other. `pallas_triton_backward` has the kernel for the table.
 
 No kernel adds to what another program writes, so that results are the same to the last bit each
-time. Programs of blocks with no token that counts end at once.
+time. Programs of blocks with no token that counts end at once. Offsets into arrays of more than
+2^32 bytes have 64 bits; Pallas sees to that.
 """
 
 import functools
