@@ -44,3 +44,11 @@ def test_as_on_one_device(results, implementation, mesh, hidden, table):
     # Gradients lie where the arrays lie: nothing was gathered for them.
     np.testing.assert_array_equal(results[f"{implementation}/{mesh}/part of d_hidden"], hidden)
     np.testing.assert_array_equal(results[f"{implementation}/{mesh}/part of d_table"], table)
+
+
+def test_programs_differ_where_their_results_do(results):
+    # Or a cache of compiled programs would take one for the other.
+    first, again, other = results["programs"]
+    assert "CustomSPMDPartitioning" in first
+    assert first == again
+    assert first != other

@@ -6,10 +6,13 @@ along the vocabulary; maxima and sums of the softmax are exchanged, and rows of 
 is gathered, as that of any parameter that is cut along it.
 """
 
+import functools
 import math
+import zlib
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -37,12 +40,14 @@ def _partitioned(function: Callable, rule: str) -> Callable:
     """`function(*arrays, layout)` of hidden, table and arrays with one number per token."""
     # XLA asks for a device's part later, when another device may be assumed.
     target = selection.device()
+    marked = f"k, {rule}"
 
-    def whole(*arrays):
+    def whole(mark, *arrays):
+        del mark
         return function(*arrays, layout=ALONE)
 
     def partition(mesh, arguments, results):
-        hidden, table, *_ = arguments
+        _, hidden, table, *_ = arguments
         tokens = _axes(hidden, 0, mesh)
         words = _axes(table, 0, mesh, taken=tokens)
         layout = Layout(tokens, words, _axes(table, 1, mesh))
@@ -51,20 +56,28 @@ def _partitioned(function: Callable, rule: str) -> Callable:
             named = {"m": layout.tokens, "v": layout.words, "e": layout.width}
             return NamedSharding(mesh, PartitionSpec(*(named.get(d) for d in dimensions.split())))
 
-        before, after = rule.split("->")
+        before, after = marked.split("->")
         operands = tuple(map(sharding, before.split(",")))
         outcomes = tuple(map(sharding, after.split(",")))
 
-        def local(*arrays):
+        def local(mark, *arrays):
+            del mark
             with selection.assume(*target):
                 return function(*arrays, layout=layout)
 
         return mesh, local, outcomes if isinstance(results, tuple) else outcomes[0], operands
 
     made = custom_partitioning(whole)
-    made.def_partition(partition, sharding_rule=rule, need_replication_factors=("d",))
+    made.def_partition(partition, sharding_rule=marked, need_replication_factors=("d",))
+
+    def spread(*arrays):
+        # The program for several devices names the function and holds none of it. The mark tells
+        # functions apart in JAX's cache of compiled programs.
+        text = str(jax.make_jaxpr(functools.partial(function, layout=ALONE))(*arrays))
+        return made(jnp.full(1, zlib.crc32(text.encode()), jnp.uint32), *arrays)
+
     # custom_partitioning knows no vmap.
-    return jax.custom_batching.sequential_vmap(made)
+    return jax.custom_batching.sequential_vmap(spread)
 
 
 def forward(implementation, options, gradient: bool, hidden, table, targets, weights):
