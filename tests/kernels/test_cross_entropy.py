@@ -9,26 +9,47 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from medjax_kernels import cross_entropy
-from medjax_kernels.cross_entropy import xla
+from medjax_kernels import cross_entropy, selection
+from medjax_kernels.cross_entropy import SUPPORT, fused, pallas_triton_backward, sums, xla
+from medjax_kernels.cross_entropy.blocks import Blocks, Sizes
 
 
-def small_chunks(hidden, table, targets, weights, *, soft_cap=None, label_smoothing=0.0):
-    """xla with chunks of three tokens, so that there are several and the last is not full."""
-    return xla.cross_entropy(hidden, table, targets, weights, soft_cap, label_smoothing, chunk=3)
+def with_sizes(implementation):
+    """The operation by an implementation of other block and chunk sizes than it would choose."""
 
+    def score(hidden, table, targets, weights, *, soft_cap=None, label_smoothing=0.0):
+        return fused.cross_entropy(
+            implementation, hidden, table, targets, weights, soft_cap, label_smoothing
+        )
+
+    return score
+
+
+# Blocks that the shapes below fill more than once.
+SMALL = Sizes(
+    logits=Blocks(4, 4, 2, warps=4, stages=1),
+    pull=Blocks(2, 2, 4, warps=4, stages=1),
+    table=Blocks(2, 4, 4, warps=4, stages=1),
+    words=8,
+)
 
 # A further implementation joins the whole suite with one line.
 IMPLEMENTATIONS = {
     "reference": functools.partial(cross_entropy, implementation="reference"),
     "xla": functools.partial(cross_entropy, implementation="xla"),
-    "xla-small-chunks": small_chunks,
+    # Several blocks of tokens and chunks of words, the last of which are not full.
+    "xla-small-chunks": with_sizes(xla.implementation(block=3, words=4)),
+    "pallas_triton": functools.partial(cross_entropy, implementation="pallas_triton"),
+    "pallas_triton-small-blocks": with_sizes(pallas_triton_backward.implementation(SMALL)),
 }
+FUSED = {name: score for name, score in IMPLEMENTATIONS.items() if name != "reference"}
+every_fused = pytest.mark.parametrize("score", FUSED.values(), ids=FUSED.keys())
 every_implementation = pytest.mark.parametrize(
     "score", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS.keys()
 )
 
-SHAPES = [(1, 3, 5), (7, 4, 11), (9, 5, 16)]  # M, D, V
+# M, D, V: one token; one word; no size that a block divides; sizes that blocks divide; many words.
+SHAPES = [(1, 3, 5), (3, 2, 1), (7, 5, 11), (8, 4, 16), (5, 17, 150)]
 
 
 def numpy_cross_entropy(hidden, table, targets, weights, d_loss, soft_cap, label_smoothing):
@@ -81,9 +102,10 @@ def run(score, hidden, table, targets, weights, d_loss, argnums=(0, 1), **option
 
 @every_implementation
 class TestEveryImplementation:
-    @settings(max_examples=5, deadline=None, derandomize=True)
+    @settings(max_examples=4, deadline=None, derandomize=True)
     @given(
-        shape=st.sampled_from(SHAPES),
+        shape=st.sampled_from(SHAPES)
+        | st.tuples(st.integers(1, 10), st.integers(1, 20), st.integers(1, 40)),
         soft_cap=st.sampled_from([None, 2.0]),
         label_smoothing=st.sampled_from([0.0, 0.1]),
         seed=st.integers(0, 3),
@@ -177,17 +199,93 @@ class TestEveryImplementation:
         chex.assert_tree_all_finite(run(score, 1e4 * hidden, table, targets, weights, d_loss))
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 7, 100])
-def test_the_chunk_changes_nothing(chunk):
-    hidden, table, targets, weights, d_loss = draw(6, (7, 4, 11))
+@every_fused
+def test_what_does_not_count_may_be_anything(score):
+    hidden, table, targets, weights, d_loss = draw(2, (9, 5, 16))
+    hidden[weights == 0] = np.nan
+    chex.assert_tree_all_finite(run(score, hidden, table, targets, weights, d_loss))
 
-    def score(*arrays):
-        return xla.cross_entropy(*arrays, 3.0, 0.1, chunk=chunk)
 
-    found = run(score, hidden, table, targets, weights, d_loss)
-    options = dict(soft_cap=3.0, label_smoothing=0.1)
-    wanted = run(cross_entropy, hidden, table, targets, weights, d_loss, **options)
+@every_fused
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
+def test_gradient_of_tokens_that_the_model_is_sure_of(score, dtype):
+    # All but some 1e-4 of the probability is the target's, and bfloat16 knows nothing between
+    # 1 - 1/256 and 1: a gradient that is summed of rounded probabilities would be mostly rounding.
+    hidden, table, *_ = draw(7, (1, 4, 11))
+    table[3] = 12.0 * hidden[0] / np.sum(hidden[0] ** 2)
+    hidden, table = jnp.asarray(hidden, dtype), jnp.asarray(table, dtype)
+    inputs = (hidden, table, np.array([3]), np.ones(1, np.float32), np.ones(1, np.float32))
+    (_, log_prob, _), (found,) = run(score, *inputs, argnums=(0,))
+    assert -1e-3 < log_prob[0] < -1e-5
+    _, (wanted, _) = numpy_cross_entropy(*inputs, soft_cap=None, label_smoothing=0.0)
+    found, largest = np.asarray(found, np.float64), np.abs(wanted).max()
+    # Within rounding of the exponentials, 8 bits.
+    np.testing.assert_allclose(found / largest, wanted / largest, rtol=0, atol=1e-2)
+
+
+def test_a_map_over_examples():
+    hidden, table, targets, weights, _ = draw(6, (6, 4, 11))
+    hidden, targets, weights = (x.reshape(2, 3, *x.shape[1:]) for x in (hidden, targets, weights))
+
+    def loss(implementation, *arrays):
+        return cross_entropy(*arrays, implementation=implementation).loss.sum()
+
+    found, wanted = (
+        jax.vmap(
+            jax.value_and_grad(functools.partial(loss, name), argnums=(0, 1)), (0, None, 0, 0)
+        )(hidden, table, targets, weights)
+        for name in ("xla", "reference")
+    )
     chex.assert_trees_all_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("platform", "capability", "dtype", "width", "chosen"),
+    [
+        ("cpu", None, "float32", 2048, "xla"),
+        ("cpu", None, "bfloat16", 2048, "xla"),
+        ("tpu", None, "bfloat16", 2048, "xla"),
+        ("gpu", None, "float16", 2048, "xla"),
+        ("gpu", (7, 0), "float16", 2048, "xla"),
+        ("gpu", (7, 5), "float16", 2304, "xla"),
+        ("gpu", (8, 0), "float16", 2048, "pallas_triton"),
+        ("gpu", (8, 0), "bfloat16", 2304, "pallas_triton"),
+        ("gpu", (8, 9), "bfloat16", 1, "pallas_triton"),
+        ("gpu", (9, 0), "bfloat16", 3584, "pallas_triton"),
+        ("gpu", (8, 0), "float32", 2048, "xla"),
+        ("gpu", (9, 0), "float32", 3584, "xla"),
+    ],
+)
+def test_auto(platform, capability, dtype, width, chosen):
+    with selection.assume(platform, capability):
+        found = selection.choose("cross_entropy", "auto", SUPPORT, dtype=dtype, width=width)
+    assert found == chosen
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "message"),
+    [
+        (("gpu", (7, 0)), jnp.float16, r"8\.0 and up.* a gpu of .* 7\.0; xla or reference"),
+        (("tpu",), jnp.bfloat16, r"8\.0 and up.* a tpu; xla or reference"),
+        (("cpu",), jnp.int8, "computes in float32, bfloat16, float16, not in int8"),
+    ],
+    ids=["v100", "tpu", "int8"],
+)  # fmt: skip
+def test_explicit_choice_that_cannot_run(device, dtype, message):
+    hidden, table, targets, weights, _ = draw(0, (7, 4, 11))
+    with selection.assume(*device), pytest.raises(ValueError, match=message):
+        cross_entropy(hidden.astype(dtype), table, targets, weights, implementation="pallas_triton")
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "most", "multiple"),
+    [(1, 128, 128), (257_216, 7_281, 128), (257_216, 10, 128), (300, 128, 1), (128, 128, 128)],
+)
+def test_chunks(vocabulary, most, multiple):
+    size, number = sums.chunks(vocabulary, most, multiple)
+    assert size % multiple == 0
+    assert multiple <= size <= max(most, multiple)
+    assert (number - 1) * size < vocabulary <= number * size
 
 
 @pytest.mark.parametrize("trained", [(0,), (0, 1)], ids=["hidden", "hidden-and-table"])
@@ -210,14 +308,7 @@ def test_only_the_reference_holds_all_logits(implementation, holds_all, trained)
     assert (temporary >= 4 * tokens * vocabulary) == holds_all
     if not holds_all:
         # One chunk's logits, and their gradient or probabilities.
-        assert temporary < 3 * 4 * xla.MAX_LOGITS
-
-
-def test_chunks_hold_a_bounded_number_of_logits():
-    for tokens, vocabulary in [(1, 257_216), (10_000, 257_216), (10_000, 300), (5, 2**30)]:
-        chunk = xla.chunk_size(tokens, vocabulary)
-        assert 1 <= chunk <= min(tokens, xla.MAX_CHUNK)
-        assert chunk == 1 or chunk * vocabulary <= xla.MAX_LOGITS
+        assert temporary < 3 * 4 * xla.BUDGET
 
 
 BAD = {
@@ -242,7 +333,7 @@ def test_bad_shapes(shapes, message):
     [
         (dict(label_smoothing=1.0), "label_smoothing 1.0"),
         (dict(label_smoothing=-0.1), "label_smoothing -0.1"),
-        (dict(implementation="fused"), "'fused' is none of auto, reference, xla"),
+        (dict(implementation="fused"), "'fused' is none of auto, pallas_triton, xla, reference"),
     ],
 )
 def test_bad_options(options, message):

@@ -1,4 +1,4 @@
-"""What the cross entropy tells of each token."""
+"""What the cross entropy tells of each token, and how it is asked."""
 
 from typing import NamedTuple
 
@@ -17,3 +17,17 @@ class TokenScores(NamedTuple):
     loss: Float[Array, "M"]
     log_prob: Float[Array, "M"]
     argmax: Int[Array, "M"]
+
+
+class Options(NamedTuple):
+    """What is the same for all tokens; see `api.cross_entropy`.
+
+    Attributes:
+      soft_cap: of the logits, or None.
+      label_smoothing: in [0, 1).
+      vocabulary: V of the whole table, of which a device may hold a part.
+    """
+
+    soft_cap: float | None
+    label_smoothing: float
+    vocabulary: int
