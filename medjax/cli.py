@@ -19,6 +19,7 @@ def say(message: str) -> None:
 def run(main: Callable[[], int | None]) -> None:
     """Runs a command and exits: 0 done, 2 the user's input is wrong, 1 anything else."""
     logging.basicConfig(format="%(message)s")  # warnings read like everything else that is said
+    logging.getLogger("medjax_kernels").setLevel(logging.INFO)  # which implementation is chosen
     try:
         code = main() or 0
     except UserError as error:

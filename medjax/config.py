@@ -38,6 +38,8 @@ def defaults() -> ConfigDict:
             "dtype": "auto",  # of matmuls: auto, float32, bfloat16, float16
             "param_dtype": "auto",  # of weights that do not train: auto is dtype
             "remat": "none",  # what the backward pass recomputes: none, dots, full
+            # Implementations, see kernels/README.md: auto, reference, xla, pallas_triton.
+            "kernels": {"attention": "auto", "cross_entropy": "auto"},
             "lora": {
                 "rank": 0,  # 0: no adapters, all weights train
                 "alpha": 16.0,
@@ -126,15 +128,18 @@ _OPTIONS = re.compile(r"(?:stages\.[^.]+\.)?optimizer\.options")
 # What stages have in common: each starts with the model that the one before it has trained.
 _WHOLE_RUN = (
     "name", "model", "init", "tokenizer", "tokenizer_vocab_size", "image_size",
-    "data.dir", "data.test", "evaluate", "export",
+    "kernels", "data.dir", "data.test", "evaluate", "export",
 )  # fmt: skip
 
 SOURCE_DEFAULTS = {"source": "", "split": "", "tasks": (), "image_root": "", "weight": 1.0}
 
+_IMPLEMENTATIONS = ("auto", "reference", "xla", "pallas_triton")
 _CHOICES = {
     "dtype": ("auto", "float32", "bfloat16", "float16"),
     "param_dtype": ("auto", "float32", "bfloat16", "float16"),
     "remat": ("none", "dots", "full"),
+    "kernels.attention": _IMPLEMENTATIONS,
+    "kernels.cross_entropy": _IMPLEMENTATIONS,
     "optimizer.schedule": ("cosine", "linear", "constant"),
     "loss.normalize": ("example", "token"),
     "data.on_bad_example": ("error", "skip"),

@@ -24,7 +24,7 @@ from medjax.errors import UserError
 from medjax.evaluation import run as evaluation
 from medjax.files import write_whole
 from medjax.models.config import PaliGemmaConfig
-from medjax.scaling import precision
+from medjax.scaling import kernels, precision
 from medjax.training import stage as stages
 from medjax.training.loop import Interrupted
 from medjax.workdir import Workdir
@@ -45,6 +45,11 @@ def run(config: ConfigDict, path: str | pathlib.Path) -> dict:
       UserError: something given cannot be used.
     """
     prepare_libraries()
+    with kernels.using(config):
+        return _run(config, path)
+
+
+def _run(config: ConfigDict, path: str | pathlib.Path) -> dict:
     workdir = workdir_lib.check(path, config)
     names = config_lib.stage_names(config)
     if all(workdir.model(name).exists() for name in names):
@@ -142,6 +147,8 @@ def prepare_libraries() -> None:
     """Compiled programs are kept for the next run; libraries' notes stay out of the way."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "jax"))
+        # Else programs of several devices would have another name in each process.
+        jax.config.update("jax_remove_custom_partitioning_ptr_from_cache_key", True)
     logging.getLogger("absl").setLevel(logging.ERROR)
 
 
@@ -237,7 +244,9 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
         stage = config_lib.stage_config(config, name)
         dtype, mesh = precision.resolve(stage.dtype), stages.own_mesh(stage)
         model = stages.load_result(workdir.model(name), dtype, mesh)
-        systems[name] = evaluation.answer(model, tokenizer, source, stage, name)
+        stages.check_kernels(stage, model.config)
+        with kernels.using(config):
+            systems[name] = evaluation.answer(model, tokenizer, source, stage, name)
     folder = workdir.evaluation if part == "test" else workdir.path / f"evaluation_{part}"
     (folder / "settings.json").unlink(missing_ok=True)  # it comes back when all is written
     title = f"{config.name}: {part} questions"

@@ -28,7 +28,7 @@ from medjax.models import build, params, variants
 from medjax.models.config import PaliGemmaConfig
 from medjax.models.lora import LoRAConfig
 from medjax.models.paligemma import PaliGemma
-from medjax.scaling import precision, sharding
+from medjax.scaling import kernels, precision, sharding
 from medjax.training import optimizers
 from medjax.training.loop import Schedule, Trainer, train
 from medjax.workdir import Workdir
@@ -197,7 +197,7 @@ def plan(name: str, config: ConfigDict, model: PaliGemmaConfig, tokenizer: Token
             say(f"{name}: {source_name}: bad rows left out: {faults}")
         transform(source[0], np.random.default_rng(0))  # tried, so that it does not fail later
     DecodeConfig(**config.decode.to_dict())
-    precision.resolve(config.dtype)
+    check_kernels(config, model)
     steps = _steps(config, sum(len(source) for source, _ in sources.values()))
     mesh = sharding.make_mesh(config.mesh)
     if config.batch_size % (ways := config.accumulation * mesh.shape["data"] * mesh.shape["fsdp"]):
@@ -223,6 +223,13 @@ def plan(name: str, config: ConfigDict, model: PaliGemmaConfig, tokenizer: Token
     )
     _train_data(planned, None).close()
     return planned
+
+
+def check_kernels(config: ConfigDict, model: PaliGemmaConfig) -> None:
+    """Raises UserError if the model cannot run here with the kernels that the config names."""
+    heads = model.img.width // model.img.num_heads, model.llm.head_dim
+    widths = {"attention": heads, "cross_entropy": (model.llm.width,)}
+    kernels.check(config, widths, precision.resolve(config.dtype))
 
 
 def _train_data(plan: Plan, transform: Any) -> TrainIterator:

@@ -9,17 +9,15 @@ import os
 import pathlib
 import tempfile
 from typing import NamedTuple
-from unittest import mock
 
 import jax
 import numpy as np
 import optax
 from flax import nnx
-from medjax_kernels import attention, cross_entropy
+from medjax_kernels import use
 
 from medjax.checkpoints import big_vision, tensors
 from medjax.models import config as model_config
-from medjax.models import gemma, paligemma, siglip
 from medjax.models.params import flatten
 from medjax.scaling import sharding
 from medjax.training.loop import Trainer
@@ -76,16 +74,10 @@ def recorded(folder: pathlib.Path) -> Results:
 def computed(folder: pathlib.Path, implementation: str, scratch: pathlib.Path) -> Results:
     """What medjax computes, with one implementation of attention and of cross entropy."""
     with (
-        mock.patch.object(gemma, "attention", fixed(attention, implementation)),
-        mock.patch.object(siglip, "attention", fixed(attention, implementation)),
-        mock.patch.object(paligemma, "cross_entropy", fixed(cross_entropy, implementation)),
+        use(attention=implementation, cross_entropy=implementation),
         jax.default_matmul_precision("highest"),
     ):
         return _computed(folder, scratch)
-
-
-def fixed(function, implementation: str):
-    return lambda *args, **kwargs: function(*args, **kwargs, implementation=implementation)
 
 
 def _computed(folder: pathlib.Path, scratch: pathlib.Path) -> Results:

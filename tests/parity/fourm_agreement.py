@@ -10,14 +10,13 @@ import os
 import pathlib
 from collections.abc import Mapping
 from typing import NamedTuple
-from unittest import mock
 
 import agreement
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from medjax_kernels import Tokens, attention, cross_entropy
+from medjax_kernels import Tokens, use
 from medjax_kernels.attention import allowed
 
 from medjax.checkpoints import fourm, tensors
@@ -28,12 +27,10 @@ from medjax.models.fourm import (
     EncoderInput,
     FourM,
     FourMConfig,
-    blocks,
     by_modality,
     logit_mean,
     lookup,
     modality_mean,
-    model,
 )
 from medjax.models.params import flatten
 from medjax.models.siglip import patchify
@@ -230,8 +227,7 @@ def open_set(folder: pathlib.Path) -> tuple[Checkpoint[FourMConfig], Batch]:
 def computed(folder: pathlib.Path, implementation: str) -> Results:
     """What medjax computes, with one implementation of attention and of cross entropy."""
     with (
-        mock.patch.object(blocks, "attention", agreement.fixed(attention, implementation)),
-        mock.patch.object(model, "cross_entropy", agreement.fixed(cross_entropy, implementation)),
+        use(attention=implementation, cross_entropy=implementation),
         jax.default_matmul_precision("highest"),
     ):
         return _computed(folder)
