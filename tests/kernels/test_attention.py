@@ -7,18 +7,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from medjax_kernels import Tokens, attention
-from medjax_kernels.attention import allowed, xla
+from medjax_kernels.attention import allowed, up_to, xla_tiles
 
 NOTHING = Tokens()
 
 
-def small_blocks(q, k, v, **options):
-    """xla with blocks of three queries, which divide none of the lengths here."""
+def small_tiles(q, k, v, **options):
+    """xla with tiles that are not square, and that divide few of the lengths here."""
+
+    def sizes(q, k):
+        def of(rows, columns):
+            return min(rows, q.shape[1]), min(columns, k.shape[1])
+
+        return xla_tiles.Sizes(of(3, 2), of(2, 3))
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(xla, "QUERY_BLOCK", 3)
+        patch.setattr(xla_tiles, "sizes", sizes)
         return attention(q, k, v, **options, implementation="xla")
 
 
@@ -26,18 +33,16 @@ def small_blocks(q, k, v, **options):
 IMPLEMENTATIONS = {
     "reference": functools.partial(attention, implementation="reference"),
     "xla": functools.partial(attention, implementation="xla"),
-    "xla-small-blocks": small_blocks,
+    "xla-small-tiles": small_tiles,
 }
 every_implementation = pytest.mark.parametrize(
     "attend", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS.keys()
 )
 
-SHAPES = [  # B, T, S, N, K, H
-    (2, 7, 7, 4, 4, 6),  # every head its own keys
-    (1, 5, 9, 4, 2, 8),  # grouped, more keys than queries
-    (2, 1, 4, 6, 1, 8),  # multi-query, one query
-    (1, 8, 1, 2, 2, 3),  # one key
-]
+LENGTHS = st.integers(1, 9)
+SHAPES = st.tuples(  # B, T, S, K, G, H
+    st.integers(1, 2), LENGTHS, LENGTHS, st.integers(1, 2), st.integers(1, 3), st.integers(1, 8)
+)
 RULES = ["none", "block", "segment", "modality", "valid", "all"]
 WINDOWS = [None, 1, 3]
 
@@ -121,9 +126,12 @@ def run(attend, q, k, v, d_out, **options):
 
 @every_implementation
 class TestEveryImplementation:
-    @settings(max_examples=6, deadline=None, derandomize=True)
+    # Every shape is compiled anew, so there are few.
+    @settings(max_examples=8, deadline=None, derandomize=True)
+    @example(shape=(2, 7, 9, 2, 2, 6), rule="all", soft_cap=1.5, scale=0.7, window=3, seed=0)
+    @example(shape=(2, 1, 8, 1, 3, 5), rule="valid", soft_cap=1.5, scale=None, window=None, seed=1)
     @given(
-        shape=st.sampled_from(SHAPES),
+        shape=SHAPES,
         rule=st.sampled_from(RULES),
         soft_cap=st.sampled_from([None, 1.5]),
         scale=st.sampled_from([None, 0.7]),
@@ -131,8 +139,8 @@ class TestEveryImplementation:
         seed=st.integers(0, 3),
     )
     def test_output_and_gradients(self, attend, shape, rule, soft_cap, scale, window, seed):
-        batch, length, others, *_, width = shape
-        arrays = draw(seed, shape)
+        batch, length, others, kv_heads, group, width = shape
+        arrays = draw(seed, (batch, length, others, kv_heads * group, kv_heads, width))
         queries = draw_tokens(seed + 10, rule, batch, length)
         keys = draw_tokens(seed + 20, rule, batch, others)
         options = dict(scale=scale, soft_cap=soft_cap, window=window)
@@ -200,6 +208,44 @@ class TestEveryImplementation:
         np.testing.assert_array_equal(before[:, :4], after[:, :4])
         assert np.abs(before[:, 4:] - after[:, 4:]).min(axis=(0, 2, 3)).min() > 1e-3
 
+    @pytest.mark.parametrize("length", [1, 3])
+    def test_decoding_reads_a_cache_up_to_each_rows_length(self, attend, length):
+        q, k, v, d_out = draw(5, (3, length, 9, 4, 2, 8))
+        lengths = np.array([0, 4, 9])
+        keys = Tokens(valid=np.asarray(up_to(jnp.asarray(lengths), 9)))
+        found = run(attend, q, k, v, d_out, keys=keys)
+        may = numpy_allowed(NOTHING, keys, (3, length, 9))
+        wanted = numpy_attention(q, k, v, may, 8**-0.5, None, d_out)
+        chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(found[0][0], 0)
+
+    def test_a_packed_decoder_of_separate_modalities(self, attend):
+        # Two samples; the first has two modalities, one of them causal, and a token of padding.
+        tokens = Tokens(
+            segment=np.array([[0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1]]),
+            modality=np.array([[3, 3, 3, 7, 7, 7, 7, 3, 3, 3, 3]]),
+            block=np.array([[0, 0, 0, 1, 2, 3, 4, 5, 5, 5, 5]]),
+            valid=np.arange(11)[None] != 6,
+        )
+        drawn = """
+            xxx........
+            xxx........
+            xxx........
+            ...x.......
+            ...xx......
+            ...xxx.....
+            ...........
+            .......xxxx
+            .......xxxx
+            .......xxxx
+            .......xxxx
+        """
+        may = np.array([[c == "x" for c in line] for line in drawn.split()])[None]
+        q, k, v, d_out = draw(6, (1, 11, 11, 2, 2, 4))
+        found = run(attend, q, k, v, d_out, queries=tokens, keys=tokens)
+        wanted = numpy_attention(q, k, v, may, 0.5, None, d_out)
+        chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-5)
+
 
 def test_allowed_draws_the_mask():
     tokens = Tokens(
@@ -238,9 +284,9 @@ def test_only_the_reference_holds_all_logits(implementation, holds_all):
         return out.sum()
 
     largest = largest_intermediate(jax.grad(loss, argnums=(0, 1, 2)), x, x, x, ids)
-    # In xla, the largest is the logits of one block.
-    rows = length if holds_all else xla.QUERY_BLOCK
-    assert largest == batch * heads * rows * length
+    # In xla, the largest is the logits of one tile.
+    side = length if holds_all else xla_tiles.MAX_SIDE
+    assert largest == batch * heads * side * side
 
 
 BAD = {

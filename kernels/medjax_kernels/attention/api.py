@@ -43,8 +43,8 @@ def attention(
       window: if given, a query attends only to keys less than this many positions away from it, on
         either side (`Tokens.position`; 0, 1, 2, ... if None). Together with causal blocks it is
         Gemma 2's sliding window.
-      implementation: "reference" (plain, holds all T x S logits), "xla" (query blocks; holds one
-        block of logits, recomputes it in the backward pass), or "auto" (xla).
+      implementation: "reference" (plain, holds all T x S logits), "xla" (tiles; holds one tile of
+        logits, recomputes it in the backward pass), or "auto" (xla).
 
     Returns:
       [B, T, N, H] in q's dtype; softmax and sums are float32. A query that may attend to nothing
