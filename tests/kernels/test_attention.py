@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from medjax_kernels import Tokens, attention
-from medjax_kernels.attention import allowed, xla
+from medjax_kernels.attention import SUPPORT, allowed, tile_sizes, xla
+from medjax_kernels.selection import Support
 
 NOTHING = Tokens()
 
@@ -22,11 +23,27 @@ def small_blocks(q, k, v, **options):
         return attention(q, k, v, **options, implementation="xla")
 
 
+def pallas_triton(q, k, v, **options):
+    """pallas_triton with heads of any width; its table leaves narrow ones to xla."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SUPPORT, "pallas_triton", Support((8, 0)))
+        return attention(q, k, v, **options, implementation="pallas_triton")
+
+
+def small_tiles(q, k, v, **options):
+    """pallas_triton with the smallest tiles that a GPU takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tile_sizes, "tile_size", lambda *_: tile_sizes.TileSize(16, 16, 4, 1))
+        return pallas_triton(q, k, v, **options)
+
+
 # A further implementation joins the whole suite with one line.
 IMPLEMENTATIONS = {
     "reference": functools.partial(attention, implementation="reference"),
     "xla": functools.partial(attention, implementation="xla"),
     "xla-small-blocks": small_blocks,
+    "pallas_triton": pallas_triton,
+    "pallas_triton-small-tiles": small_tiles,
 }
 every_implementation = pytest.mark.parametrize(
     "attend", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS.keys()
@@ -271,5 +288,5 @@ def test_other_bad_arguments():
         attention(x, x, x, window=0)
     with pytest.raises(ValueError, match=r"keys.valid has shape \(3,\)"):
         attention(x, x, x, keys=Tokens(valid=jnp.ones(3, bool)))
-    with pytest.raises(ValueError, match="'fused' is none of auto, xla, reference"):
+    with pytest.raises(ValueError, match="'fused' is none of auto, pallas_triton, xla, reference"):
         attention(x, x, x, implementation="fused")
