@@ -7,14 +7,16 @@ their key/value heads with them; the single key/value head of multi-query attent
 instead. Where neither goes (two key/value heads on four devices), the heads stay whole, too.
 
 Arrays are described by a letter a dimension: b, t, n, s, k, h as in CONTRIBUTING.md, and 1 for a
-dimension that is shared by all. Neither `jax.vmap` nor a second derivative is possible.
+dimension that is shared by all.
 """
 
 import functools
 import math
+import zlib
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -37,12 +39,22 @@ def on_each_device(function: Callable, letters: tuple, results: tuple[str, ...],
       results: the letters of what comes out.
       *arrays: trees of arrays.
     """
-    return _call(function, letters, results, *arrays)
+
+    # custom_partitioning knows no vmap.
+    @jax.custom_batching.sequential_vmap
+    def call(*arrays):
+        # A program for several devices names the function and holds none of it. The mark tells
+        # functions apart in jax's cache of compiled programs.
+        text = str(jax.make_jaxpr(function)(*arrays))
+        mark = jnp.full(1, zlib.crc32(text.encode()), jnp.uint32)
+        return _call(function, (*letters, "1"), results, *arrays, mark)
+
+    return call(*arrays)
 
 
 @functools.partial(custom_partitioning, static_argnums=(0, 1, 2))
 def _call(function, letters, results, *arrays):
-    return function(*arrays)
+    return function(*arrays[:-1])
 
 
 def _rule(function, letters, results, mesh, types, result_types):
@@ -71,7 +83,7 @@ def _partition(function, letters, results, mesh: Mesh, shapes, result_shapes):
         return NamedSharding(mesh, PartitionSpec(*map(axes.get, word)))
 
     def part(*arrays):
-        found = function(*arrays)
+        found = function(*arrays[:-1])
         if heads is None or kv_heads is not None:
             return found
         # Each device has seen some of the query heads that share the key/value head.
