@@ -10,12 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from medjax_kernels import Tokens, attention
-from medjax_kernels.attention import allowed, up_to, xla_tiles
+from medjax_kernels.attention import allowed, tile_sizes, up_to, xla_tiles
 
 NOTHING = Tokens()
 
 
-def small_tiles(q, k, v, **options):
+def xla_small_tiles(q, k, v, **options):
     """xla with tiles that are not square, and that divide few of the lengths here."""
 
     def sizes(q, k):
@@ -29,11 +29,20 @@ def small_tiles(q, k, v, **options):
         return attention(q, k, v, **options, implementation="xla")
 
 
+def pallas_triton_small_tiles(q, k, v, **options):
+    """pallas_triton with the smallest tiles that a GPU takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tile_sizes, "tile_size", lambda *_: tile_sizes.TileSize(16, 16, 4, 1))
+        return attention(q, k, v, **options, implementation="pallas_triton")
+
+
 # A further implementation joins the whole suite with one line.
 IMPLEMENTATIONS = {
     "reference": functools.partial(attention, implementation="reference"),
     "xla": functools.partial(attention, implementation="xla"),
-    "xla-small-tiles": small_tiles,
+    "xla-small-tiles": xla_small_tiles,
+    "pallas_triton": functools.partial(attention, implementation="pallas_triton"),
+    "pallas_triton-small-tiles": pallas_triton_small_tiles,
 }
 every_implementation = pytest.mark.parametrize(
     "attend", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS.keys()
@@ -317,5 +326,5 @@ def test_other_bad_arguments():
         attention(x, x, x, window=0)
     with pytest.raises(ValueError, match=r"keys.valid has shape \(3,\)"):
         attention(x, x, x, keys=Tokens(valid=jnp.ones(3, bool)))
-    with pytest.raises(ValueError, match="'fused' is none of auto, xla, reference"):
+    with pytest.raises(ValueError, match="'fused' is none of auto, pallas_triton, xla, reference"):
         attention(x, x, x, implementation="fused")

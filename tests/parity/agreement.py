@@ -24,7 +24,7 @@ from medjax.training.loop import Trainer
 
 OWN = pathlib.Path(__file__).parents[1] / "reference"
 REFERENCE = pathlib.Path(os.environ.get("MEDJAX_REFERENCE") or OWN)
-IMPLEMENTATIONS = ("reference", "xla")
+IMPLEMENTATIONS = ("reference", "xla", "pallas_triton")  # the last interpreted
 _FILES = {"config.json", "params.npz", "io.npz", "grads.npz"}
 
 

@@ -4,17 +4,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from medjax_kernels import selection
-from medjax_kernels.attention import reference, xla
+from medjax_kernels.attention import pallas_triton, reference, xla
 from medjax_kernels.attention.options import Options
 from medjax_kernels.attention.tokens import Tokens, check, shared_rules, with_positions
 from medjax_kernels.selection import Support
 
 # Best first. The width is that of a head.
 SUPPORT = {
+    "pallas_triton": Support((8, 0), widths=(1, 256), auto=("bfloat16", "float16")),
     "xla": Support(),
     "reference": Support(),
 }
-_FUNCTIONS = {"xla": xla.attention, "reference": reference.attention}
+_FUNCTIONS = {
+    "pallas_triton": pallas_triton.attention,
+    "xla": xla.attention,
+    "reference": reference.attention,
+}
 
 
 def attention(
@@ -44,14 +49,17 @@ def attention(
         either side (`Tokens.position`; 0, 1, 2, ... if None). Together with causal blocks it is
         Gemma 2's sliding window.
       implementation: "reference" (plain, holds all T x S logits), "xla" (tiles; holds one tile of
-        logits, recomputes it in the backward pass), or "auto" (xla).
+        logits, recomputes it in the backward pass), "pallas_triton" (fused, for GPUs of compute
+        capability 8.0 and up and heads of at most 256), or "auto" (pallas_triton where it runs and
+        q is bfloat16 or float16, else xla).
 
     Returns:
       [B, T, N, H] in q's dtype; softmax and sums are float32. A query that may attend to nothing
       gets zeros.
 
     Raises:
-      ValueError: shapes or dtypes that do not fit together, or an unknown implementation.
+      ValueError: shapes or dtypes that do not fit together, or an implementation that is unknown
+        or cannot run here.
     """
     if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape:
         raise ValueError(

@@ -44,6 +44,19 @@ def ranges(
     return _range(may, columns), _range(may.mT, rows)
 
 
+def ranges_of(
+    queries: Tokens,
+    keys: Tokens,
+    window: int | None,
+    lengths: tuple[int, int],
+    sizes: tuple[int, int],
+) -> tuple[Range, Range] | tuple[None, None]:
+    """`ranges`, or None where no field could leave a tile out."""
+    if all(field is None for field in (*queries, *keys)):
+        return None, None
+    return ranges(queries, keys, window, lengths, sizes)
+
+
 def _range(may, count: int) -> Range:
     index = jnp.arange(count, dtype=jnp.int32)
     last = jnp.max(jnp.where(may, index + 1, 0), axis=-1)

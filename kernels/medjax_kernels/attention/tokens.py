@@ -1,5 +1,6 @@
 """Who may attend to whom, told by a few integers per token."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -47,26 +48,27 @@ def allowed(
       window: a query attends to keys less than this many positions away from it, on either side;
         needs both sides' `position` (see `with_positions`).
     """
+    rows = jax.tree.map(lambda x: x[:, :, None], queries)
+    columns = jax.tree.map(lambda x: x[:, None, :], keys)
+    return pairs(rows, columns, window)
+
+
+def pairs(queries: Tokens, keys: Tokens, window: int | None = None) -> Bool[Array, "..."] | None:
+    """`allowed` of fields whose shapes broadcast against each other already: [T, 1] and [1, S]."""
     rules = []
     if queries.block is not None and keys.block is not None:
-        rules.append(keys.block[:, None, :] <= queries.block[:, :, None])
+        rules.append(keys.block <= queries.block)
     if queries.segment is not None and keys.segment is not None:
-        rules.append(keys.segment[:, None, :] == queries.segment[:, :, None])
+        rules.append(keys.segment == queries.segment)
     if queries.modality is not None and keys.modality is not None:
-        rules.append(keys.modality[:, None, :] == queries.modality[:, :, None])
+        rules.append(keys.modality == queries.modality)
     if window is not None and queries.position is not None and keys.position is not None:
-        distance = queries.position[:, :, None] - keys.position[:, None, :]
-        rules.append(jnp.abs(distance) < window)
+        rules.append(jnp.abs(queries.position - keys.position) < window)
     if keys.valid is not None:
-        rules.append(keys.valid[:, None, :])
+        rules.append(keys.valid)
     if queries.valid is not None:
-        rules.append(queries.valid[:, :, None])
-    if not rules:
-        return None
-    result = rules[0]
-    for rule in rules[1:]:
-        result = result & rule
-    return result
+        rules.append(queries.valid)
+    return functools.reduce(jnp.logical_and, rules) if rules else None
 
 
 def with_positions(tokens: Tokens, length: int) -> Tokens:
