@@ -3,9 +3,11 @@
 import json
 
 import agreement
+import jax
 import numpy as np
 import pytest
 from flax import nnx
+from medjax_kernels import use
 
 from medjax.checkpoints import big_vision
 from medjax.decoding import DecodeConfig, Decoder
@@ -14,8 +16,14 @@ from medjax.models import params
 from medjax.models.paligemma import PaliGemma
 
 
+@pytest.mark.parametrize("implementation", agreement.IMPLEMENTATIONS)
 @pytest.mark.parametrize("folder", agreement.recorded_sets(), ids=agreement.label)
-def test_greedy_decoding(folder):
+def test_greedy_decoding(folder, implementation):
+    with use(attention=implementation), jax.default_matmul_precision("highest"):
+        _check_greedy_decoding(folder)
+
+
+def _check_greedy_decoding(folder):
     config = model_config.load(folder / "config.json")
     model = PaliGemma(config, rngs=nnx.Rngs(0))
     state = nnx.state(model, nnx.Param)
