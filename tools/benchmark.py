@@ -23,7 +23,8 @@ import numpy as np
 import numpy_masking
 import optax
 from flax import nnx
-from medjax_kernels import attention, cross_entropy
+from medjax_kernels import Tokens, attention, cross_entropy
+from medjax_kernels.attention import up_to
 from medjax_kernels.nf4 import dequantize, matmul, quantize
 from tqdm import tqdm
 
@@ -96,6 +97,36 @@ def vision_attention() -> Duel:
     return Duel(_gradient(attention), peer, (q, q + 1, q - 1, 2 * q))
 
 
+def causal_attention() -> Duel:
+    """Causal attention at Gemma's width, [1, 2048, 8, 256] on one key head, with gradients; peer:
+    jax.nn's."""
+    q, k = _normal(1, 2048, 8, 256), _normal(1, 2048, 1, 256)
+    tokens = Tokens(block=jnp.arange(2048)[None])
+
+    def ours(q, k, v):
+        return attention(q, k, v, queries=tokens, keys=tokens)
+
+    def peer(q, k, v):
+        return jax.nn.dot_product_attention(q, k, v, is_causal=True)
+
+    return Duel(_gradient(ours), _gradient(peer), (q, k, k + 1, q + 1))
+
+
+def decode() -> Duel:
+    """One query a row, [8, 1, 8, 256], to a cache of 4,096 slots on 4 key heads, half of them
+    filled; peer: jax.nn's."""
+    q, k = _normal(8, 1, 8, 256), _normal(8, 4096, 4, 256)
+    lengths = 2048 - jnp.arange(8)
+
+    def ours(q, k, v, lengths):
+        return attention(q, k, v, keys=Tokens(valid=up_to(lengths, 4096)))
+
+    def peer(q, k, v, lengths):
+        return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths)
+
+    return Duel(ours, peer, (q, k, k + 1, lengths))
+
+
 def vocabulary() -> Duel:
     """Loss and gradient of 512 tokens, half of them supervised, with 32,768 words; peer: optax on
     all logits."""
@@ -148,7 +179,10 @@ def masking() -> Duel:
 
 
 BENCHMARKS = {
-    f.__name__: f for f in (linear, multi_query, vision_attention, vocabulary, nf4, masking)
+    f.__name__: f
+    for f in (
+        linear, multi_query, vision_attention, causal_attention, decode, vocabulary, nf4, masking,
+    )
 }
 
 

@@ -55,7 +55,8 @@ def attention(
 
     Returns:
       [B, T, N, H] in q's dtype; softmax and sums are float32. A query that may attend to nothing
-      gets zeros.
+      gets zeros. Whatever numbers stand at keys that nobody may attend to, they change nothing;
+      they must be numbers, since 0 times NaN is NaN wherever it is computed.
 
     Raises:
       ValueError: shapes or dtypes that do not fit together, or an implementation that is unknown

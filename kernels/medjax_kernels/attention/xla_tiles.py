@@ -24,7 +24,7 @@ MAX_KEYS = 1024
 MIN_AREA = 64 * 32
 # On a GPU, all that is alive of a tile takes this much at most, or this part of q, k, v and out.
 MAX_BYTES = 8 * 2**20
-MAX_PART = 0.6
+MAX_PART = 0.5
 
 
 class Sizes(NamedTuple):
