@@ -30,7 +30,7 @@ def pallas_triton(q, k, v, **options):
         return attention(q, k, v, **options, implementation="pallas_triton")
 
 
-def small_tiles(q, k, v, **options):
+def smallest_tiles(q, k, v, **options):
     """pallas_triton with the smallest tiles that a GPU takes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tile_sizes, "tile_size", lambda *_: tile_sizes.TileSize(16, 16, 4, 1))
@@ -43,7 +43,7 @@ IMPLEMENTATIONS = {
     "xla": functools.partial(attention, implementation="xla"),
     "xla-small-blocks": small_blocks,
     "pallas_triton": pallas_triton,
-    "pallas_triton-small-tiles": small_tiles,
+    "pallas_triton-small-tiles": smallest_tiles,
 }
 every_implementation = pytest.mark.parametrize(
     "attend", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS.keys()
