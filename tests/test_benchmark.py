@@ -1,6 +1,7 @@
 """tools/benchmark.py: both sides agree, and the report has what BENCHMARKS.md records."""
 
 import benchmark
+import duels
 import pytest
 
 
@@ -16,7 +17,7 @@ def test_report(name):
 
 
 def test_sides_that_differ_are_no_benchmark(monkeypatch):
-    wrong = benchmark.Duel(lambda x: x, lambda x: 2 * x, benchmark.linear().arguments[1:])
+    wrong = duels.Duel(lambda x: x, lambda x: 2 * x, duels.linear().arguments[1:])
     monkeypatch.setitem(benchmark.BENCHMARKS, "linear", lambda: wrong)
     with pytest.raises(AssertionError, match="Not equal"):
         benchmark.run("linear", rounds=1)
@@ -32,7 +33,7 @@ def test_masking_is_told_in_samples():
 
 def test_masking_that_differs_is_no_benchmark(monkeypatch):
     """A side that counts the modalities in another order."""
-    duel = benchmark.masking()
+    duel = duels.masking()
 
     def turned(*arguments):
         out = duel.peer(*arguments)
