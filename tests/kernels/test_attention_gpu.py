@@ -58,6 +58,12 @@ def test_memory_grows_with_the_length_and_not_its_square(sizes):
         assert long <= 2.4 * short  # not 2, since tiles grow in steps
 
 
+def test_of_shared_heads_the_smaller_side_is_summed_whole():
+    """float32 sums of the queries' gradients alone would be two of nine parts of all arrays."""
+    outside, temporary = memory(SERIES["gemma"][-1], jnp.float16, gradient=True)
+    assert temporary < 2 / 9 * outside
+
+
 @pytest.mark.parametrize("size", DECODING.values(), ids=DECODING.keys())
 def test_decoding_copies_no_cache(size):
     """Only a tile of it, whatever the cache's length; a row of tokens may have longer tiles."""
