@@ -55,7 +55,7 @@ class DecoderTokens(NamedTuple):
     def attention(self) -> Tokens:
         """For `medjax_kernels.attention`: both ways in an image, causal in a sequence, and never
         from one modality to another."""
-        return Tokens(block=self.block, segment=self.modality, valid=self.valid)
+        return Tokens(block=self.block, modality=self.modality, valid=self.valid)
 
 
 class Masked(NamedTuple):
