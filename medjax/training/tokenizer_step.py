@@ -25,6 +25,7 @@ from medjax.models.tokenizers import (
     losses,
     vector_quantization,
 )
+from medjax.models.tokenizers.config import QuantizerConfig
 from medjax.models.tokenizers.metrics import code_counts, codebook_use, perplexity
 from medjax.training import loss_scaling
 from medjax.training.loss_scaling import LossScale
@@ -142,41 +143,18 @@ def make_tokenizer_step(
         divide into parts.
     """
     distance = losses.reconstruction(config, reconstruction)
-    quantizer, places = config.quantizer, config.side**2
-
-    def drawn(step: Array, rows: int) -> Int[Array, "V"]:
-        """For each code a token of the batch; never the same while there are enough."""
-        key = jax.random.fold_in(jax.random.key(seed), step)
-        tokens = rows * places
-        wanted = (quantizer.num_codes,)
-        return jax.random.choice(key, tokens, wanted, replace=tokens < quantizer.num_codes)
-
-    def part_sums(tokenizer: ImageTokenizer, images: Array, mine: Callable) -> _Sums:
-        quantized = tokenizer.quantize(images)
-        decoded = tokenizer.decode_codes(quantized.codes)
-        loss = distance(decoded, images).sum()
-        commitment = quantized.commitment.mean((1, 2)).sum()
-        if not isinstance(quantizer, VQConfig):
-            return _Sums(loss, commitment, code_counts(quantized.ids, quantizer.num_codes))
-        latents = jax.lax.stop_gradient(quantized.latents)
-        used = vector_quantization.usage(latents, quantized.ids, quantizer.num_codes)
-        return _Sums(loss, commitment, *used, mine(latents))
+    quantizer = config.quantizer
 
     def train_step(state: TokenizerState, images: Array):
         rows = images.shape[0]
         if rows % accumulation:
             raise UserError(f"batch_size {rows} is no multiple of accumulation {accumulation}")
-        row, place = jnp.divmod(drawn(state.step, rows), places)
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        draw = _draw(key, config, rows, accumulation)
 
         def sums(params, part, index):
-            def mine(latents):
-                # `accumulate` deals rows out in turn.
-                flat = latents.reshape(latents.shape[0], places, -1)
-                here = (row % accumulation == index)[:, None]
-                return jnp.where(here, flat[row // accumulation, place], 0.0)
-
             tokenizer = merge(model, params, state.codebook)
-            result = part_sums(tokenizer, part["images"], mine)
+            result = _sums(tokenizer, part["images"], distance, draw, index)
             return (result.reconstruction + result.commitment) * state.loss_scale.scale, result
 
         def gradient(part, index):
@@ -188,12 +166,7 @@ def make_tokenizer_step(
         grads = jax.tree.map(lambda g: g / scaled.astype(g.dtype), grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        codebook, restarted = state.codebook, jnp.float32(0.0)
-        if isinstance(quantizer, VQConfig):
-            before = Codebook(*(codebook[name] for name in _CODEBOOK))
-            used = Usage(total.counts, total.latents)
-            after, restarted = vector_quantization.updated(before, used, total.fresh, quantizer)
-            codebook = dict(zip(_CODEBOOK, after, strict=True))
+        codebook, restarted = _updated(state.codebook, total, quantizer)
         loss_scale, skipped = state.loss_scale, jnp.float32(0.0)
         if skip_overflows:
             finite = loss_scaling.all_finite(grads)
@@ -217,3 +190,51 @@ def make_tokenizer_step(
         return TokenizerState(state.step + 1, params, opt_state, codebook, loss_scale), metrics
 
     return train_step
+
+
+class _Draw(NamedTuple):
+    """For each code a token of the batch: in which part, in which row of it, and where there."""
+
+    part: Int[Array, "V"]
+    row: Int[Array, "V"]
+    place: Int[Array, "V"]
+
+
+def _draw(key: Array, config: ImageTokenizerConfig, rows: int, parts: int) -> _Draw:
+    """Draws tokens; none twice while there are enough."""
+    codes, tokens = config.vocab_size, rows * config.side**2
+    drawn = jax.random.choice(key, tokens, (codes,), replace=tokens < codes)
+    row, place = jnp.divmod(drawn, config.side**2)
+    return _Draw(row % parts, row // parts, place)  # as `accumulate` deals rows out
+
+
+def _sums(
+    tokenizer: ImageTokenizer, images: Array, distance: Callable, draw: _Draw, index: Any
+) -> _Sums:
+    """What part `index` of a batch adds to it."""
+    quantized = tokenizer.quantize(images)
+    loss = distance(tokenizer.decode_codes(quantized.codes), images).sum()
+    commitment = quantized.commitment.mean((1, 2)).sum()
+    num_codes = tokenizer.config.vocab_size
+    if not isinstance(tokenizer.config.quantizer, VQConfig):
+        return _Sums(loss, commitment, code_counts(quantized.ids, num_codes))
+    latents = jax.lax.stop_gradient(quantized.latents)
+    latents = latents.reshape(latents.shape[0], -1, latents.shape[-1])
+    used = vector_quantization.usage(latents, quantized.ids, num_codes)
+    mine = (draw.part == index)[:, None]
+    fresh = jnp.where(mine, latents[draw.row, draw.place], 0.0)
+    return _Sums(loss, commitment, *used, fresh)
+
+
+def _updated(
+    codebook: dict[str, Array], total: _Sums, config: QuantizerConfig
+) -> tuple[dict[str, Array], Float[Array, ""]]:
+    """The codebook after a step, and how many codes started anew."""
+    if not isinstance(config, VQConfig):
+        return codebook, jnp.float32(0.0)
+    assert total.latents is not None
+    assert total.fresh is not None
+    before = Codebook(*(codebook[name] for name in _CODEBOOK))
+    used = Usage(total.counts, total.latents)
+    after, restarted = vector_quantization.updated(before, used, total.fresh, config)
+    return dict(zip(_CODEBOOK, after, strict=True)), restarted

@@ -23,13 +23,15 @@ CONFIG = ImageTokenizerConfig("image", 8, 4, 3, NETWORK, NETWORK, QUANTIZER)
 
 
 def train(mesh) -> dict[str, np.ndarray]:
-    graphdef, state = nnx.split(ImageTokenizer(CONFIG, rngs=nnx.Rngs(1)))
-    placed = jax.tree.map(jax.device_put, state, sharding.shardings(state, mesh))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: ImageTokenizer(CONFIG, rngs=nnx.Rngs(0))))
+    rng = np.random.default_rng(0)
+    drawn = jax.tree.map(lambda x: 0.25 * rng.standard_normal(x.shape, np.float32), state)
+    placed = jax.tree.map(jax.device_put, drawn, sharding.shardings(state, mesh))
     model, params, codebook = split(nnx.merge(graphdef, placed))
+    codebook["quantizer/counts"] = jnp.zeros_like(codebook["quantizer/counts"])
     optimizer = optax.sgd(0.1)
     step = jax.jit(make_tokenizer_step(model, CONFIG, optimizer, seed=3, accumulation=2))
     state, restarted = create(params, codebook, optimizer), []
-    rng = np.random.default_rng(0)
     for _ in range(2):
         images = rng.uniform(-1, 1, (16, 8, 8, 3)).astype(np.float32)
         batch = sharding.put_batch({"images": images}, mesh)

@@ -1,6 +1,7 @@
 """Tiny image tokenizers in which every parameter matters."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,14 +54,32 @@ def build():
     return filled
 
 
+class RoundTrip(NamedTuple):
+    ids: np.ndarray
+    latents: np.ndarray
+    decoded: np.ndarray  # from the ids
+    from_codes: np.ndarray
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def _round_trip(graphdef, state, images):
+def _round_trip(graphdef, state, images) -> RoundTrip:
     model = nnx.merge(graphdef, state)
-    ids = model.encode(images)
-    return ids, model.decode(ids), model.decode_codes(model.quantize(images).codes)
+    quantized, ids = model.quantize(images), model.encode(images)
+    return RoundTrip(ids, quantized.latents, model.decode(ids), model.decode_codes(quantized.codes))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(graphdef, state, ids):
+    return nnx.merge(graphdef, state).decode(ids)
 
 
 @pytest.fixture(scope="session")
 def round_trip():
-    """(tokenizer, images) -> (ids, decoded, decoded from the codes), compiled."""
+    """(tokenizer, images) -> RoundTrip, compiled."""
     return lambda model, images: _round_trip(*nnx.split(model), images)
+
+
+@pytest.fixture(scope="session")
+def decode():
+    """(tokenizer, ids) -> what they say, compiled."""
+    return lambda model, ids: np.asarray(_decode(*nnx.split(model), ids))
