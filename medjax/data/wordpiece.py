@@ -112,8 +112,12 @@ class WordPiece:
           allow_special: ... except, if true, for sentinels, coordinates and the rest.
 
         Returns:
-          Token ids; what no piece spells is [UNK].
+          Token ids; a word that pieces cannot spell is [UNK].
+
+        Raises:
+          UserError: the text holds half a surrogate pair, which is no character.
         """
+        _check_characters(text)
         return (self._marked if allow_special else self._plain).encode(text).ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -188,10 +192,13 @@ def train_wordpiece(
       same file.
 
     Raises:
-      UserError: there is no text, or the vocabulary has no room for the texts' characters.
+      UserError: there is no text, one that holds half a surrogate pair, or a vocabulary without
+        room for the texts' characters.
     """
     library = _library()
     lines = [line for text in texts if (line := _MARKUP.sub(" ", text)).strip()]
+    for line in lines:
+        _check_characters(line)
     if not lines:
         raise UserError("A tokenizer cannot be trained without text.")
     numbered = [sentinel(i) for i in range(num_sentinels)]
@@ -227,6 +234,16 @@ def train_wordpiece(
     trained = WordPiece(json.dumps(data, ensure_ascii=False), str(path))
     trained.save(path)
     return trained
+
+
+def _check_characters(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"The text {text!r} holds half a surrogate pair at character {error.start}; write the "
+            "whole character."
+        ) from error
 
 
 def _words(tokenizer: Any, lines: Iterable[str]) -> set[str]:

@@ -183,6 +183,14 @@ def test_other_files_are_refused(text, message):
         WordPiece(text, "x.json")
 
 
+def test_half_a_character_is_refused(trained, tmp_path):
+    message = "half a surrogate pair at character 2"
+    with pytest.raises(UserError, match=message):
+        trained.encode("a \ud800")
+    with pytest.raises(UserError, match=message):
+        train_wordpiece(["a \ud800"], tmp_path / "a.json")
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(
         UserError, match=r"Cannot read the tokenizer .*nothing.json: .*No such file"
