@@ -13,53 +13,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from medjax.models.convolutions import Conv, Upsampling
+
 SIDE = 64  # pixels
 GRID = 4  # codes on a side; each stands for 16 x 16 pixels and what is around them
 NUM_CODES = 128
 CODE_WIDTH = 512
 _WIDTH = 128
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
-_init = nnx.initializers.he_normal()
-
-
-class Conv(nnx.Module):
-    """A convolution that pads so as to keep the size, or to divide it by `stride`.
-
-    kernel: [y, x, in, out].
-    """
-
-    def __init__(self, inputs: int, outputs: int, size: int, *, stride: int = 1, rngs: nnx.Rngs):
-        self.stride = stride
-        self.kernel = nnx.Param(
-            _init(rngs.params(), (size, size, inputs, outputs)), axes=(None, None, None, None)
-        )
-        self.bias = nnx.Param(jnp.zeros(outputs), axes=(None,))
-
-    def __call__(self, x: Float[Array, "B Y X I"]) -> Float[Array, "B Y X O"]:
-        strides = (self.stride, self.stride)
-        kernel = self.kernel.get_value()
-        y = jax.lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=_LAYOUT)
-        return y + self.bias.get_value()
-
-
-class Upsampling(nnx.Module):
-    """The transpose of a convolution of 4 x 4 with stride 2: doubles the size.
-
-    kernel: [y, x, out, in], as of the convolution that it transposes.
-    """
-
-    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(
-            _init(rngs.params(), (4, 4, outputs, inputs)), axes=(None, None, None, None)
-        )
-        self.bias = nnx.Param(jnp.zeros(outputs), axes=(None,))
-
-    def __call__(self, x: Float[Array, "B Y X I"]) -> Float[Array, "B 2*Y 2*X O"]:
-        y = jax.lax.conv_transpose(
-            x, self.kernel.get_value(), (2, 2), ((2, 2), (2, 2)),
-            dimension_numbers=_LAYOUT, transpose_kernel=True,
-        )  # fmt: skip
-        return y + self.bias.get_value()
 
 
 class ResBlock(nnx.Module):
