@@ -1,5 +1,8 @@
-"""A tiny 4M, and the slow way to its logits: one sample at a time, without padding or cache."""
+"""A tiny 4M, and the slow way to its logits: one sample at a time, without a cache."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -72,30 +75,39 @@ def known() -> dict[str, Known]:
     }
 
 
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def _logits(graphdef, state, encoder, decoder, features, target: str):
+    model = nnx.merge(graphdef, state)
+    return model.logits(model.hidden(encoder, decoder, features), target)
+
+
+def _row(slots, length: int) -> tuple[np.ndarray, ...]:
+    """Fields of one sample's slots, [1, length], and which of them there are."""
+    fields = np.zeros((len(slots[0]) if slots else 3, 1, length), np.int32)
+    if slots:
+        fields[:, 0, : len(slots)] = np.array(slots).T
+    return (*fields, np.arange(length)[None] < len(slots))
+
+
 @pytest.fixture(scope="session")
 def plain(model, features):
-    """A function (row, known, target, slots) -> logits [len(slots), V].
+    """A function (row, known, target, slots, features) -> logits [len(slots), V].
 
     known: modalities by name, whose row's valid tokens alone are read. slots: (position, id) of
     what the decoder reads.
     """
 
-    def run(row: int, known: dict[str, Known], target: str, slots) -> np.ndarray:
+    def run(row: int, known: dict[str, Known], target: str, slots, features=features):
         read = []
         for name, (tokens, valid) in known.items():
             where = np.flatnonzero(valid[row])
             ranked = enumerate(where) if name == "report" else ((at, at) for at in where)
             read += [(tokens[row, at], place, CONFIG.index(name)) for place, at in ranked]
-        # One that is not valid, for something must be there.
-        fields = np.array([*read, (0, 0, 0)], np.int32).T[:, None]
-        encoder = EncoderInput(*fields, np.arange(len(read) + 1)[None] < len(read))
-        positions, ids = np.array(slots, np.int32).T[:, None]
-        zeros = np.zeros_like(ids)
-        block = zeros if CONFIG.modality(target).is_image else np.arange(len(slots))[None]
-        decoder = DecoderInput(
-            ids, zeros, positions, zeros + CONFIG.index(target), block, zeros == 0
-        )
+        image, index = CONFIG.modality(target).is_image, CONFIG.index(target)
+        written = [(n, 0, p, index, 0 if image else i) for i, (p, n) in enumerate(slots)]
         mine = {name: values[row : row + 1] for name, values in features.items()}
-        return np.asarray(model.logits(model.hidden(encoder, decoder, mine), target))[0]
+        encoder, decoder = EncoderInput(*_row(read, 40)), DecoderInput(*_row(written, 16))
+        logits = _logits(*nnx.split(model), encoder, decoder, mine, target)
+        return np.asarray(logits)[0, : len(slots)]
 
     return run

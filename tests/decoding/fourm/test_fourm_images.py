@@ -1,4 +1,4 @@
-"""MaskGIT and ROAR against loops that are written out, step by step and without padding."""
+"""MaskGIT and ROAR against loops that are written out, step by step."""
 
 import functools
 
