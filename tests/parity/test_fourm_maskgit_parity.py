@@ -10,6 +10,7 @@ from typing import NamedTuple
 import agreement
 import fourm_agreement
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -69,7 +70,7 @@ def test_images(case):
     reads, weights = [(name,)], []
     if "guided" in case.name:
         reads, weights = [(), (name,)], [SCALE]
-    packed = passes.build(config, known, batch.features, [name], reads, weights, {})
+    packed = passes.build(config, known, batch.features, reads, jnp.array(weights), {}, len(wanted))
     graphdef, state = nnx.split(tensors.build(checkpoint))
     nothing = Known(np.zeros(wanted.shape, np.int32), np.zeros(wanted.shape, bool))
     counts = np.tile(np.array(schedule)[:, None], (1, len(wanted)))

@@ -6,6 +6,7 @@ such as tok_rgb@448, and the first stage's is among its conditions.
 
 import functools
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,14 @@ from medjax.errors import UserError
 from medjax.models.fourm import FourM
 from medjax.models.fourm.model import Features
 from medjax.scaling import sharding
+
+
+class _Read(NamedTuple):
+    """What a step reads, in all passes together; see `passes.build`."""
+
+    known: dict[str, Known]
+    features: dict[str, Array]
+    weights: np.ndarray
 
 
 def sample_keys(seed: int, rows: Int[Array, "B"], index: int) -> Key[Array, "B"]:
@@ -60,20 +69,31 @@ class Generator:
             model.eval()
             return model
 
-        @functools.partial(jax.jit, static_argnames=("target", "top_k", "top_p"))
-        def maskgit(state, passes, given, keys, steps, target, **limits):
-            return images.maskgit(merged(state), passes, target, given, keys, steps, **limits)
+        def packed(read: _Read, reads, keys) -> Passes:
+            weights = jnp.asarray(read.weights)
+            return passes.build(
+                self.config, read.known, read.features, reads, weights, self._blanks, len(keys)
+            )
 
-        @functools.partial(jax.jit, static_argnames=("target", "most", "top_k", "top_p"))
-        def roar(state, passes, given, keys, steps, target, **limits):
-            return images.roar(merged(state), passes, target, given, keys, steps, **limits)
+        shared = ("reads", "target", "top_k", "top_p")
 
-        static = ("target", "max_new_tokens", "start_id", "eos_id", "top_k", "top_p")
+        @functools.partial(jax.jit, static_argnames=shared)
+        def maskgit(state, read, given, keys, steps, reads, target, **filters):
+            inputs = packed(read, reads, keys)
+            return images.maskgit(merged(state), inputs, target, given, keys, steps, **filters)
 
-        @functools.partial(jax.jit, static_argnames=static)
-        def write(state, passes, keys, temperature, limits, target, **settings):
+        @functools.partial(jax.jit, static_argnames=(*shared, "most"))
+        def roar(state, read, given, keys, steps, reads, target, **filters):
+            inputs = packed(read, reads, keys)
+            return images.roar(merged(state), inputs, target, given, keys, steps, **filters)
+
+        @functools.partial(
+            jax.jit, static_argnames=(*shared, "max_new_tokens", "start_id", "eos_id")
+        )
+        def write(state, read, keys, temperature, limits, reads, target, **settings):
+            inputs = packed(read, reads, keys)
             return sequences.write(
-                merged(state), passes, target, keys, temperature, limits=limits, **settings
+                merged(state), inputs, target, keys, temperature, limits=limits, **settings
             )
 
         self._maskgit, self._roar, self._write = maskgit, roar, write
@@ -139,9 +159,12 @@ class Generator:
         run, more = self._maskgit, {}
         if step.scheme == "roar":
             run, more = self._roar, {"most": max(1, int(np.max(numbers.counts, initial=0)))}
-        reads = self._passes(given, step, features, conditions)
+        read, reads = _read(given, step, features, conditions)
         filters = {"top_k": step.top_k, "top_p": step.top_p}
-        return run(self.state, reads, start, keys, numbers, target=step.target, **filters, **more)
+        return run(
+            self.state, read, start, keys, numbers, reads=reads, target=step.target,
+            **filters, **more,
+        )  # fmt: skip
 
     def _sequence(self, given, step: Step, keys, features, conditions) -> Known:
         modality = self.config.modality(step.target)
@@ -158,12 +181,14 @@ class Generator:
         if step.target in self.config.inputs:
             given = {**given, step.target: holes}
             conditions = (*conditions, step.target)
+        read, reads = _read(given, step, features, conditions)
         answers = self._write(
             self.state,
-            self._passes(given, step, features, conditions),
+            read,
             keys,
-            jnp.full(len(keys), step.temperature),
-            jnp.asarray(room),
+            np.full(len(keys), step.temperature, np.float32),
+            room,
+            reads=reads,
             target=step.target,
             max_new_tokens=step.num_tokens or modality.length,
             start_id=start,
@@ -185,20 +210,25 @@ class Generator:
             lengths.append(len(merged))
         return Known(tokens, np.arange(modality.length) < np.array(lengths)[:, None])
 
-    def _passes(self, given, step: Step, features, conditions) -> Passes:
-        others = [name for name in conditions if name != step.target]
-        reads, weights = step.passes(others)
-        # What is known of the target is read in every pass.
-        own = tuple(name for name in conditions if name == step.target)
-        reads = [(*read, *own) for read in reads]
-        return passes.build(self.config, given, features, conditions, reads, weights, self._blanks)
-
     def _placed(self, given, features, keys):
         """Rows spread over the model's mesh, if it has one and they divide among it."""
         if self._mesh is None:
             return dict(given), features, keys
         arrays, tree = jax.tree.flatten((dict(given), dict(features), keys))
         return jax.tree.unflatten(tree, sharding.put_questions(arrays, self._mesh))
+
+
+def _read(given, step: Step, features, conditions) -> tuple[_Read, tuple[tuple[str, ...], ...]]:
+    """What a step reads, and the names of what each of its passes reads of it."""
+    reads, weights = step.passes([name for name in conditions if name != step.target])
+    # What is known of the target is read in every pass.
+    own = tuple(name for name in conditions if name == step.target)
+    values = {name: features[name] for name in conditions if name in features}
+    known = {name: given[name] for name in conditions}
+    return (
+        _Read(known, values, np.array(weights, np.float32)),
+        tuple((*read, *own) for read in reads),
+    )
 
 
 def _numbers(step: Step, valid: np.ndarray) -> Steps:
@@ -216,7 +246,7 @@ def _numbers(step: Step, valid: np.ndarray) -> Steps:
             heat[: len(schedule), row] = temperatures(
                 step.temperature_schedule, step.temperature, schedule
             )
-    return Steps(jnp.asarray(counts), jnp.asarray(heat))
+    return Steps(counts, heat)
 
 
 def _with_hole(before: Known | None, step: Step, batch: int) -> Known:

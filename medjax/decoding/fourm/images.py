@@ -27,8 +27,8 @@ class Steps(NamedTuple):
       counts: how many tokens. temperatures: at which they are drawn.
     """
 
-    counts: Int[Array, "steps B"]
-    temperatures: Float[Array, "steps B"]
+    counts: Int[Array | np.ndarray, "steps B"]
+    temperatures: Float[Array | np.ndarray, "steps B"]
 
 
 class _Canvas(NamedTuple):

@@ -1,6 +1,6 @@
 """What is known of every modality: given, or made by an earlier step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -44,10 +44,8 @@ def positions(modality: Modality, valid: Bool[Array, "B n"]) -> Int[Array, "B n"
     return jnp.broadcast_to(jnp.arange(valid.shape[1], dtype=jnp.int32), valid.shape)
 
 
-def pack(
-    config: FourMConfig, known: Mapping[str, Known], names: Sequence[str], batch: int
-) -> EncoderInput:
-    """What the encoder reads of some modalities, one after another."""
+def pack(config: FourMConfig, known: Mapping[str, Known], batch: int) -> EncoderInput:
+    """What the encoder reads, one modality after another."""
     parts = [
         EncoderInput(
             jnp.asarray(known[name].tokens, jnp.int32),
@@ -55,7 +53,7 @@ def pack(
             jnp.full(known[name].valid.shape, config.index(name), jnp.int32),
             jnp.asarray(known[name].valid),
         )
-        for name in names
+        for name in known
     ]
     nothing = jnp.zeros((batch, 0), jnp.int32)
     empty = EncoderInput(nothing, nothing, nothing, nothing.astype(bool))

@@ -43,35 +43,33 @@ def build(
     config: FourMConfig,
     known: Mapping[str, Known],
     features: Features,
-    conditions: Sequence[str],
     reads: Sequence[Sequence[str]],
-    weights: Sequence[float],
+    weights: Float[Array, "C-1"],
     blanks: Mapping[str, int],
+    batch: int,
 ) -> Passes:
     """Packs every pass.
 
     Args:
-      conditions: what there is to read.
-      reads: which of it each pass reads, the base first.
+      known: all that there is to read. features: patches and embeddings by modality.
+      reads: names of what each pass reads of it, the base first.
       weights: of all passes but the base.
       blanks: of sequences, the id that stands where they are not read; of embeddings any number: a
         vector of zeros does.
+      batch: B.
     """
-    batch = len(next(iter(known.values())).tokens)
     packed, seen = [], []
     for read in reads:
-        of_pass = {
-            n: known[n] if n in read else _blank(known[n], blanks.get(n)) for n in conditions
-        }
-        packed.append(pack(config, of_pass, conditions, batch))
-        seen.append({n: _seen(features[n], n in read) for n in conditions if n in features})
+        of_pass = {n: known[n] if n in read else _blank(known[n], blanks.get(n)) for n in known}
+        packed.append(pack(config, of_pass, batch))
+        seen.append({n: _seen(features[n], n in read) for n in known if n in features})
         # The model wants features of all its modalities, also where no token is of theirs.
-        others = [m for m in config.modalities if not m.has_ids and m.name not in conditions]
+        others = [m for m in config.modalities if not m.has_ids and m.name not in known]
         seen[-1] |= {m.name: jnp.zeros((batch, 1, m.features)) for m in others}
     return Passes(
         EncoderInput(*(jnp.concatenate(x) for x in zip(*packed, strict=True))),
         {name: jnp.concatenate([of[name] for of in seen]) for name in seen[0]},
-        jnp.asarray(weights, jnp.float32),
+        weights,
     )
 
 

@@ -32,6 +32,10 @@ def _write(graphdef, state, reads, keys, temperature, eos_id):
     )  # fmt: skip
 
 
+def given(known: dict[str, Known]) -> dict[str, Known]:
+    return {name: known[name] for name in CONDITIONS}
+
+
 @pytest.fixture(scope="module")
 def write(model, config, known, features):
     """Writes two reports from an image, a photo and a prior."""
@@ -42,7 +46,9 @@ def write(model, config, known, features):
             unconditional=unconditional,
         )  # fmt: skip
         reads, weights = step.passes(CONDITIONS)
-        packed = passes.build(config, known, features, CONDITIONS, reads, weights, blanks or {})
+        packed = passes.build(
+            config, given(known), features, reads, jnp.array(weights), blanks or {}, 2
+        )
         keys = jax.random.split(jax.random.key(0), 2)
         heat = jnp.full(2, temperature)
         return _write(*nnx.split(model), packed, keys, heat, eos_id)
@@ -104,7 +110,9 @@ def test_a_blank_stands_for_what_a_pass_does_not_read(write, plain, known, featu
 def test_guidance_of_one_is_none_to_rounding(write, config, known, features, model):
     plain = write()
     everything, base = CONDITIONS, ("tok",)
-    packed = passes.build(config, known, features, everything, [base, everything], [1.0], {})
+    packed = passes.build(
+        config, given(known), features, [base, everything], jnp.array([1.0]), {}, 2
+    )
     keys = jax.random.split(jax.random.key(0), 2)
     found = _write(*nnx.split(model), packed, keys, jnp.full(2, HOT), None)
     np.testing.assert_allclose(found.logits, plain.logits, atol=2e-5)
