@@ -1,4 +1,4 @@
-"""Cached, batched, jitted decoding for PaliGemma; for 4M, see `fourm_maskgit`."""
+"""Cached, batched, jitted decoding for PaliGemma; for 4M, see `fourm`."""
 
 from medjax.decoding.answers import Answers
 from medjax.decoding.config import METHODS, DecodeConfig

@@ -1,15 +1,15 @@
 """Answers of a PaliGemma to images and prompts."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from medjax.decoding import beam, sampling
+from medjax.decoding import beam, cached, sampling
 from medjax.decoding.answers import Answers
-from medjax.decoding.cached import prefill
 from medjax.decoding.config import DecodeConfig
 from medjax.models.layers import Dtype
 from medjax.models.paligemma import PaliGemma
@@ -50,14 +50,15 @@ def decode(
       ValueError: sampling without a key, or `keep_logits` with beam search.
     """
     length = config.max_new_tokens
-    limits = dict(max_new_tokens=length, eos_id=eos_id, pad_id=pad_id)
+    limits: dict[str, Any] = dict(max_new_tokens=length, eos_id=eos_id, pad_id=pad_id)
     cache_dtype = model.language_model.dtype if cache_dtype is None else cache_dtype
-    logits, memory = prefill(
+    logits, memory = cached.prefill(
         model, image, tokens, mask_ar, mask_input, room=length - 1, cache_dtype=cache_dtype
     )
+    advance = functools.partial(cached.step, model)
     if config.method == "greedy":
         return sampling.run(
-            model, logits, memory, sampling.greedy, keep_logits=keep_logits, **limits
+            advance, logits, memory, sampling.greedy, keep_logits=keep_logits, **limits
         )
     if config.method == "beam":
         if keep_logits:
@@ -76,7 +77,7 @@ def decode(
     keys = _sample_keys(key, rows, config.num_samples)
     logits, memory = sampling.repeat(logits, memory, config.num_samples)
     pick = sampling.sampler(keys, config.temperature, config.top_p)
-    answers = sampling.run(model, logits, memory, pick, keep_logits=keep_logits, **limits)
+    answers = sampling.run(advance, logits, memory, pick, keep_logits=keep_logits, **limits)
     return sampling.best(answers, config.num_samples)
 
 

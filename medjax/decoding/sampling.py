@@ -1,18 +1,19 @@
 """Token by token: greedy, temperature, nucleus (arXiv:1904.09751), best of n."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from medjax.decoding.answers import Answers
-from medjax.decoding.cached import Memory, step, take_rows
-from medjax.models.paligemma import PaliGemma
+from medjax.decoding.cached import Memory, take_rows
 
 # (logits [B, V], number of tokens emitted before) -> tokens [B]
 Pick = Callable[[Float[Array, "B V"], Int[Array, ""]], Int[Array, "B"]]
+# (memory, tokens [B]) -> (logits of the next ones [B, V], memory that has read them)
+Advance = Callable[[Any, Int[Array, "B"]], tuple[Float[Array, "B V"], Any]]
 
 
 def greedy(logits: Float[Array, "B V"], index: Int[Array, ""]) -> Int[Array, "B"]:
@@ -47,28 +48,33 @@ def nucleus(logits: Float[Array, "B V"], top_p: float) -> Bool[Array, "B V"]:
 
 class _State(NamedTuple):
     emitted: Int[Array, ""]
-    memory: Memory
+    memory: Any
     last: Int[Array, "B"]
     done: Bool[Array, "B"]
     answers: Answers
 
 
 def run(
-    model: PaliGemma,
+    advance: Advance,
     logits: Float[Array, "B V"],
-    memory: Memory,
+    memory: Any,
     pick: Pick,
     *,
     max_new_tokens: int,
-    eos_id: int,
+    eos_id: int | None,
     pad_id: int,
+    limits: Int[Array, "B"] | None = None,
     keep_logits: bool = False,
 ) -> Answers:
     """Emits tokens until every row has ended or has `max_new_tokens` of them.
 
     Args:
-      logits, memory: what `cached.prefill` returned, with room for `max_new_tokens` - 1 tokens.
+      advance: reads a token and predicts the next: `cached.step` of a model.
+      logits: of the first token.
+      memory: what has been read, with room for `max_new_tokens` - 1 tokens.
       pick: chooses tokens.
+      eos_id: ends a row; nothing does if None.
+      limits: ends a row that has as many tokens, one at least.
     """
     batch, vocab = logits.shape
     shape = (batch, max_new_tokens)
@@ -86,10 +92,12 @@ def run(
             lengths=old.lengths + live,
             logits=kept,
         )
-        return _State(i + 1, state.memory, chosen, state.done | (chosen == eos_id), answers)
+        done = state.done if eos_id is None else state.done | (chosen == eos_id)
+        done = done if limits is None else done | (i + 1 >= limits)
+        return _State(i + 1, state.memory, chosen, done, answers)
 
     def body(state: _State) -> _State:
-        logits, memory = step(model, state.memory, state.last)
+        logits, memory = advance(state.memory, state.last)
         return emit(state._replace(memory=memory), logits)
 
     nothing = Answers(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from medjax.decoding import DecodeConfig, Decoder, decode, sampling
+from medjax.decoding import DecodeConfig, Decoder, cached, decode
 from medjax.models import lora
 
 NEVER = 10_000  # an end token that no model emits
@@ -111,13 +111,13 @@ def test_stops_when_all_rows_have_ended(decoder_for, make_model, prompts, monkey
     endless = np.asarray(decoder_for(GREEDY, NEVER)(*prompts, keep_logits=True).tokens)
     one, eos = [x[:1] for x in prompts], int(endless[0, 1])
     steps = []
-    real = sampling.step
+    real = cached.step
 
     def counted(*args):
         jax.debug.callback(lambda: steps.append(1))
         return real(*args)
 
-    monkeypatch.setattr(sampling, "step", counted)
+    monkeypatch.setattr(cached, "step", counted)
     Decoder(make_model(), DecodeConfig(max_new_tokens=50), eos_id=eos)(*one)
     jax.effects_barrier()
     assert len(steps) == 1, "two tokens need one step after the prompt was read"

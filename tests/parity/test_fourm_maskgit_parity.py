@@ -10,14 +10,15 @@ from typing import NamedTuple
 import agreement
 import fourm_agreement
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from flax import nnx
 
 from medjax.checkpoints import tensors
-from medjax.decoding import fourm_maskgit
-from medjax.models.fourm import EncoderInput
+from medjax.decoding.fourm import Known, features_of, images, passes
+from medjax.decoding.fourm.schedules import cosine_schedule
 
 SCALE = 2.0  # of the guided images; no array says it
 
@@ -63,28 +64,30 @@ def test_images(case):
     with np.load(case.folder / "io.npz") as io:
         wanted = io[f"generate/{case.name}/{case.target}"]
         schedule = io[f"generate/{case.name}/tokens_per_step"].tolist()
-    # They are made from the whole picture.
+    # They are made from the whole picture, and guided away from nothing.
     (name,) = batch.features
-    patches = config.modality(name).length
-    positions = np.tile(np.arange(patches, dtype=np.int32), (len(wanted), 1))
-    index = np.full_like(positions, config.index(name))
-    picture = EncoderInput(positions * 0, positions, index, np.ones(positions.shape, bool))
-    guidance = None
+    known = {name: features_of(config.modality(name), len(wanted))}
+    reads, weights = [(name,)], []
     if "guided" in case.name:
-        nothing = fourm_maskgit.without(picture, [config.index(name)])
-        guidance = fourm_maskgit.Guidance(SCALE, nothing)
+        reads, weights = [(), (name,)], [SCALE]
+    packed = passes.build(config, known, batch.features, reads, jnp.array(weights), {}, len(wanted))
     graphdef, state = nnx.split(tensors.build(checkpoint))
+    nothing = Known(np.zeros(wanted.shape, np.int32), np.zeros(wanted.shape, bool))
+    counts = np.tile(np.array(schedule)[:, None], (1, len(wanted)))
+    steps = images.Steps(counts, np.zeros(counts.shape, np.float32))
+    keys = jax.random.split(jax.random.key(0), len(wanted))
 
     @jax.jit
     def run(state):
-        return fourm_maskgit.maskgit(
-            nnx.merge(graphdef, state), picture, case.target, schedule,
-            features=batch.features, guidance=guidance, order=topk_order(schedule),
+        return images.maskgit(
+            nnx.merge(graphdef, state), packed, case.target, nothing, keys, steps,
+            order=topk_order(schedule),
         )  # fmt: skip
 
     with jax.default_matmul_precision("highest"):
         found = run(state)
-    np.testing.assert_array_equal(found, wanted)
+    assert found.valid.all()
+    np.testing.assert_array_equal(found.tokens, wanted)
     assert len(np.unique(wanted)) > 2
 
 
@@ -92,5 +95,5 @@ def test_images(case):
 def test_schedule(case):
     with np.load(case.folder / "io.npz") as io:
         schedule = io[f"generate/{case.name}/tokens_per_step"]
-    own = fourm_maskgit.cosine_schedule(len(schedule), int(schedule.sum()))
+    own = cosine_schedule(len(schedule), int(schedule.sum()))
     np.testing.assert_array_equal(own, schedule)

@@ -4,6 +4,7 @@ As in apple/ml-4m, `fourm/models`: what goes in is a few tokens of every modalit
 sequence; what comes out are other tokens of every modality.
 """
 
+from medjax.models.fourm.blocks import KeysValues
 from medjax.models.fourm.config import FourMConfig
 from medjax.models.fourm.losses import (
     ModalityLosses,
@@ -19,6 +20,6 @@ from medjax.models.fourm.variants import VARIANTS, variant
 
 __all__ = [
     "MODALITIES", "VARIANTS", "DecoderInput", "Encoded", "EncoderInput", "FourM", "FourMConfig",
-    "Modality", "ModalityLosses", "by_modality", "logit_mean", "lookup", "modality_mean",
-    "token_mean", "variant",
+    "KeysValues", "Modality", "ModalityLosses", "by_modality", "logit_mean", "lookup",
+    "modality_mean", "token_mean", "variant",
 ]  # fmt: skip

@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from medjax_kernels import Tokens, attention
 
 from medjax.models.fourm.config import FourMConfig
@@ -18,6 +19,13 @@ _ACTIVATIONS: dict[str, Callable] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "silu": jax.nn.silu,
 }
+
+
+class KeysValues(NamedTuple):
+    """Keys and values of S tokens; of stacked layers, with a leading L."""
+
+    k: Float[Array, "B S K H"]
+    v: Float[Array, "B S K H"]
 
 
 class Attention(nnx.Module):
@@ -44,13 +52,24 @@ class Attention(nnx.Module):
         queries: Tokens,
         keys: Tokens,
     ) -> Float[Array, "B T D"]:
+        return self.attend(x, self.keys_values(context), queries, keys)
+
+    def keys_values(self, context: Float[Array, "B S D"]) -> KeysValues:
+        """What a context is attended to by."""
         config = self.config
         heads = (*context.shape[:2], config.kv_heads, config.head_dim)
-        q = self.q_proj(x).reshape(*x.shape[:2], config.num_heads, config.head_dim)
         k, v = self.k_proj(context).reshape(heads), self.v_proj(context).reshape(heads)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q).astype(v.dtype), self.k_norm(k).astype(v.dtype)
-        return self.o_proj(attention(q, k, v, queries=queries, keys=keys).reshape(x.shape))
+        return KeysValues(k if self.k_norm is None else self.k_norm(k).astype(v.dtype), v)
+
+    def attend(
+        self, x: Float[Array, "B T D"], context: KeysValues, queries: Tokens, keys: Tokens
+    ) -> Float[Array, "B T D"]:
+        """Attention to keys and values that are there already."""
+        config = self.config
+        q = self.q_proj(x).reshape(*x.shape[:2], config.num_heads, config.head_dim)
+        q = q if self.q_norm is None else self.q_norm(q).astype(context.v.dtype)
+        out = attention(q, context.k, context.v, queries=queries, keys=keys)
+        return self.o_proj(out.reshape(x.shape))
 
 
 class MLP(nnx.Module):
@@ -113,9 +132,39 @@ class DecoderBlock(nnx.Module):
     ) -> Float[Array, "B T D"]:
         normed = self.layer_norm1(x)
         x = x + self.self_attn(normed, normed, tokens, tokens).astype(x.dtype)
-        added = self.cross_attn(
-            self.query_norm(x), self.context_norm(context), Tokens(), context_tokens
+        return self._look(x, self.keys_values(context), context_tokens)
+
+    def keys_values(self, context: Float[Array, "B S D"]) -> KeysValues:
+        """What the context is attended to by, whatever the tokens are."""
+        return self.cross_attn.keys_values(self.context_norm(context))
+
+    def step(
+        self,
+        x: Float[Array, "B 1 D"],
+        context: KeysValues,
+        past: KeysValues,
+        context_tokens: Tokens,
+        slot: Int[Array, ""],
+    ) -> tuple[Float[Array, "B 1 D"], KeysValues]:
+        """One more token, which comes after those in slots below `slot` of `past`.
+
+        Returns:
+          What `__call__` returns for it, and `past` with its keys and values at `slot`.
+        """
+        normed = self.layer_norm1(x)
+        past = KeysValues(
+            *(
+                jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, axis=1)
+                for old, new in zip(past, self.self_attn.keys_values(normed), strict=True)
+            )
         )
+        slots = jnp.broadcast_to(jnp.arange(past.k.shape[1]) <= slot, past.k.shape[:2])
+        x = x + self.self_attn.attend(normed, past, Tokens(), Tokens(valid=slots)).astype(x.dtype)
+        return self._look(x, context, context_tokens), past
+
+    def _look(self, x: Float[Array, "B T D"], context: KeysValues, context_tokens: Tokens):
+        """What comes after self-attention: a look at the context, and the MLP."""
+        added = self.cross_attn.attend(self.query_norm(x), context, Tokens(), context_tokens)
         x = x + added.astype(x.dtype)
         return x + self.mlp(self.layer_norm2(x)).astype(x.dtype)
 
@@ -191,3 +240,23 @@ class Decoder(nnx.Module):
 
         x, _ = scan(self.layers, body, x, remat=self.remat)
         return self.norm(x)
+
+    def keys_values(self, context: Float[Array, "B S D"]) -> KeysValues:
+        """What every layer attends to the context by, with a leading L."""
+        return scan(self.layers, lambda layer, none: (none, layer.keys_values(context)), ())[1]
+
+    def step(
+        self,
+        x: Float[Array, "B 1 D"],
+        context: KeysValues,
+        past: KeysValues,
+        context_tokens: Tokens,
+        slot: Int[Array, ""],
+    ) -> tuple[Float[Array, "B 1 D"], KeysValues]:
+        """The final hidden state of one more token, float32; see `DecoderBlock.step`."""
+
+        def body(layer, x, context, past):
+            return layer.step(x, context, past, context_tokens, slot)
+
+        x, past = scan(self.layers, body, x, context, past)
+        return self.norm(x), past

@@ -101,6 +101,15 @@ class FourM(nnx.Module):
 
     def decode(self, inputs: DecoderInput, encoded: Encoded) -> Float[Array, "B T D"]:
         """Runs the decoder: the final hidden states, float32, from which targets are predicted."""
+        mine = self._mine(inputs, self.config.targets)
+        known = jnp.stack(list(mine.values())).any(axis=0)
+        modality = inputs.modality if self.config.separate_modalities else None
+        tokens = Tokens(block=inputs.block, modality=modality, valid=known)
+        x = self.embed_targets(inputs)
+        return self.decoder(x, encoded.context, tokens, Tokens(valid=encoded.valid))
+
+    def embed_targets(self, inputs: DecoderInput) -> Float[Array, "B T D"]:
+        """What the decoder's layers read, float32; zeros where no target of the model is."""
         config, embeddings = self.config, self.decoder_embeddings
         mine = self._mine(inputs, config.targets)
         images = {m.name for m in config.modalities if m.is_image}
@@ -110,11 +119,7 @@ class FourM(nnx.Module):
         if masked:
             mask_token = self.decoder.mask_token.get_value().astype(jnp.float32)
             x = x + jnp.where(jnp.stack(masked).any(axis=0)[..., None], mask_token, 0.0)
-        x = x + embeddings.place(inputs.positions, mine, self.encoder_embeddings)
-        known = jnp.stack(list(mine.values())).any(axis=0)
-        modality = inputs.modality if config.separate_modalities else None
-        tokens = Tokens(block=inputs.block, modality=modality, valid=known)
-        return self.decoder(x, encoded.context, tokens, Tokens(valid=encoded.valid))
+        return x + embeddings.place(inputs.positions, mine, self.encoder_embeddings)
 
     def hidden(
         self, encoder: EncoderInput, decoder: DecoderInput, features: Features | None = None
