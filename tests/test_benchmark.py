@@ -3,6 +3,7 @@
 import benchmark
 import duels
 import pytest
+from medjax_kernels import selection
 
 
 @pytest.mark.parametrize("name", benchmark.BENCHMARKS)
@@ -42,3 +43,20 @@ def test_masking_that_differs_is_no_benchmark(monkeypatch):
     monkeypatch.setitem(benchmark.BENCHMARKS, "masking", lambda: duel._replace(peer=turned))
     with pytest.raises(AssertionError):
         benchmark.run("masking", rounds=1)
+
+
+@pytest.mark.parametrize(
+    ("capability", "width", "implementation"),
+    [
+        (None, 72, None),
+        ((7, 0), 72, None),
+        ((8, 0), 72, "cudnn"),
+        ((8, 0), 76, None),
+        ((8, 9), 256, None),
+        ((9, 0), 256, "cudnn"),
+        ((9, 0), 264, None),
+    ],
+)
+def test_the_peer_is_cudnn_where_it_takes_the_heads(capability, width, implementation):
+    with selection.assume("gpu" if capability else "cpu", capability):
+        assert duels._fastest_of_jax(width).keywords == {"implementation": implementation}

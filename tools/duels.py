@@ -12,8 +12,8 @@ import numpy as np
 import numpy_masking
 import optax
 from flax import nnx
-from medjax_kernels import Tokens, attention, cross_entropy
-from medjax_kernels.attention import up_to
+from medjax_kernels import Tokens, attention, cross_entropy, selection
+from medjax_kernels.attention import allowed, up_to
 from medjax_kernels.nf4 import dequantize, matmul, quantize
 
 from medjax.models.layers import Linear
@@ -44,6 +44,18 @@ class Duel(NamedTuple):
     samples: int | None = None
 
 
+def _same_in_bfloat16(ours, theirs) -> None:
+    """Fails if two trees differ by more than rounding to bfloat16's 8 bits explains: each side
+    rounds some four times (probabilities, their and the logits' gradients, results), by 2^-9 of a
+    number."""
+
+    def check(a, b):
+        a, b = (np.asarray(x, np.float32) for x in (a, b))
+        np.testing.assert_allclose(a, b, rtol=0, atol=2 * 4 * 2.0**-9 * np.abs(b).max())
+
+    jax.tree.map(check, ours, theirs)
+
+
 def _normal(*shape: int) -> jax.Array:
     rng = np.random.default_rng(sum(shape))
     return jnp.asarray(rng.standard_normal(shape), jnp.float32)
@@ -52,6 +64,16 @@ def _normal(*shape: int) -> jax.Array:
 def _gradient(function: Callable) -> Callable:
     """The gradients in all arguments but the last, which is the result's."""
     return lambda *args: jax.vjp(function, *args[:-1])[1](args[-1])
+
+
+def _with_gradients(function: Callable) -> Callable:
+    """The result, too."""
+
+    def both(*args):
+        out, pull = jax.vjp(function, *args[:-1])
+        return out, *pull(args[-1])
+
+    return both
 
 
 def linear() -> Duel:
@@ -97,6 +119,75 @@ def causal_attention() -> Duel:
         return jax.nn.dot_product_attention(q, k, v, is_causal=True)
 
     return Duel(_gradient(ours), _gradient(peer), (q, k, k + 1, q + 1))
+
+
+def siglip_448() -> Duel:
+    """For GPUs with bfloat16: SigLIP's attention at 448 pixels, [8, 1024, 16, 72], with gradients;
+    peer: jax.nn's, cuDNN's where that takes the heads. A CPU takes [1, 512, ...]."""
+    return _siglip(_fastest_of_jax(72))
+
+
+def siglip_448_naive() -> Duel:
+    """As siglip_448; peer: einsums."""
+    return _siglip(_einsums)
+
+
+def gemma_1024() -> Duel:
+    """For GPUs with bfloat16: Gemma's attention, [8, 1024, 8, 256] on one key head, a quarter of it
+    prefix and the rest causal, with gradients; peer: jax.nn's, cuDNN's where that takes the heads.
+    A CPU takes [1, 512, ...]."""
+    return _gemma(_fastest_of_jax(256))
+
+
+def gemma_1024_naive() -> Duel:
+    """As gemma_1024; peer: einsums."""
+    return _gemma(_einsums)
+
+
+def _siglip(peer: Callable) -> Duel:
+    arrays = _normal(4, *_rows(), 16, 72).astype(jnp.bfloat16)
+    sides = (_with_gradients(attention), _with_gradients(peer))
+    return Duel(*sides, tuple(arrays), agree=_same_in_bfloat16)
+
+
+def _gemma(peer: Callable) -> Duel:
+    batch, length = _rows()
+    q, d_out = _normal(2, batch, length, 8, 256).astype(jnp.bfloat16)
+    k, v = _normal(2, batch, length, 1, 256).astype(jnp.bfloat16)
+    tokens = Tokens(block=jnp.maximum(jnp.arange(length) - length // 4 + 1, 0)[None])
+    mask = allowed(tokens, tokens)[:, None]
+    sides = (
+        _with_gradients(functools.partial(attention, queries=tokens, keys=tokens)),
+        _with_gradients(functools.partial(peer, mask=mask)),
+    )
+    return Duel(*sides, (q, k, v, d_out), agree=_same_in_bfloat16)
+
+
+def _rows() -> tuple[int, int]:
+    """Batch and length."""
+    return (8, 1024) if selection.device().platform == "gpu" else (1, 512)
+
+
+def _fastest_of_jax(width: int) -> Callable:
+    """jax.nn's attention. cuDNN's needs compute capability 8.0 and a multiple of 8 columns, at
+    most 128 of them before 9.0 and 256 from then on, as jax.nn checks itself."""
+    capability = selection.device().capability or (0, 0)
+    most = 256 if capability >= (9, 0) else 128
+    cudnn = capability >= (8, 0) and width <= most and width % 8 == 0
+    return functools.partial(
+        jax.nn.dot_product_attention, implementation="cudnn" if cudnn else None
+    )
+
+
+def _einsums(q, k, v, mask=None):
+    """Attention that holds all logits, in float32."""
+    grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
+    logits = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
+    logits = logits * q.shape[3] ** -0.5
+    if mask is not None:
+        logits = jnp.where(mask[:, :, None], logits, jnp.finfo(jnp.float32).min)
+    probs = jax.nn.softmax(logits).astype(q.dtype)
+    return jnp.einsum("bkgts,bskh->btkgh", probs, v).reshape(q.shape)
 
 
 def decode() -> Duel:
@@ -172,6 +263,10 @@ BENCHMARKS = {
         multi_query,
         vision_attention,
         causal_attention,
+        siglip_448,
+        siglip_448_naive,
+        gemma_1024,
+        gemma_1024_naive,
         decode,
         vocabulary,
         nf4,

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from medjax_kernels import Tokens, selection
-from medjax_kernels.attention import pallas_triton, pallas_triton_backward
+from medjax_kernels.attention import float16, pallas_triton, pallas_triton_backward
 from medjax_kernels.attention.options import Options
 from medjax_kernels.attention.parts import padded
 from medjax_kernels.attention.tile_sizes import FEW_QUERIES, KERNELS, TileSize
@@ -95,7 +95,9 @@ def arguments(kernel: str, model: Model, batch: int, dtype: jnp.dtype) -> tuple:
     if kernel in ("forward", "few_queries"):
         return q, k, v, *tokens
     rows = jnp.zeros((batch, model.heads, length), jnp.float32)
-    return q, k, v, *tokens, draw(*q.shape), rows + 8, rows
+    d_out = draw(*q.shape)
+    gain = float16.gain(d_out, v, model.width**-0.5)
+    return q, k, v, *tokens, d_out, rows + 8, rows, gain
 
 
 def taken(gpu: str, call: Callable, inputs: tuple) -> dict[str, int]:

@@ -124,13 +124,15 @@ def draw_tokens(seed, rule, batch, length) -> Tokens:
 
 
 def run(attend, q, k, v, d_out, **options):
-    """Output and gradients, compiled."""
+    """Output and gradients, rounded wherever arrays are: unasked, XLA leaves that out on a CPU."""
 
     def function(q, k, v, d_out):
         out, pull = jax.vjp(functools.partial(attend, **options), q, k, v)
         return out, *pull(d_out)
 
-    return jax.jit(function)(q, k, v, d_out)
+    rounded = {"xla_allow_excess_precision": False}
+    lowered = jax.jit(function).lower(q, k, v, d_out)
+    return lowered.compile(compiler_options=rounded)(q, k, v, d_out)
 
 
 @every_implementation
@@ -179,6 +181,29 @@ class TestEveryImplementation:
         wanted = numpy_attention(q, k, v, may, 8**-0.5, None, d_out)
         found = jax.tree.map(lambda x: np.asarray(x, np.float64), found)
         chex.assert_trees_all_close(found, wanted, rtol=tolerance, atol=tolerance)
+
+    # Products of small gradients and probabilities, and of large gradients and values, are no
+    # float16 numbers (the least is 6e-8, the greatest 65,504), though the gradients are.
+    @pytest.mark.parametrize(
+        ("scale", "small", "large"),  # powers of two of q, k, v, d_out
+        [(None, (-6, 6, 0, -18), (-6, -6, 8, 12)), (256.0, (-10, 2, 0, -18), (-15, -14, 8, 12))],
+        ids=["usual scale", "large scale"],
+    )
+    def test_gradients_beyond_the_range_of_float16(self, attend, scale, small, large):
+        arrays = draw(7, (2, 64, 64, 4, 2, 8))
+        for row, kv_head in np.ndindex(2, 2):  # neighbours differ in rows and in heads
+            powers = small if row == kv_head else large
+            for x, power in zip(arrays, powers, strict=True):
+                x.reshape(2, 64, 2, -1, 8)[row, :, kv_head] *= 2.0**power
+        arrays = [jnp.asarray(x, jnp.float16) for x in arrays]
+        found = run(attend, *arrays, scale=scale)
+        q, k, v, d_out = arrays
+        wanted = numpy_attention(q, k, v, np.ones((2, 64, 64)), scale or 8**-0.5, None, d_out)
+        for x, y in zip(found, wanted, strict=True):
+            x, y = (np.asarray(a, np.float64).reshape(2, 64, 2, -1, 8) for a in (x, y))
+            # Rounding to the spacing of the least float16 numbers, and to 11 bits a few times.
+            atol = 2.0**-25 + 4e-3 * np.abs(y).max(axis=(1, 3, 4), keepdims=True)
+            np.testing.assert_array_less(np.abs(x - y) / atol, 1)
 
     @pytest.mark.parametrize("side", ["queries", "keys"])
     def test_a_row_that_may_attend_to_nothing_is_zero(self, attend, side):

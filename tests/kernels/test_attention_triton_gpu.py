@@ -1,6 +1,7 @@
 """Attention's kernels compiled for GPUs that are not there, at the models' sizes."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -118,8 +119,10 @@ def test_memory_of_forward_and_backward(gpu, size, lengths):
 
 @pytest.mark.parametrize("gpu", GPUS)
 @pytest.mark.parametrize("size", [SIGLIP, GEMMA2_2B], ids=["siglip", "gemma2-2b"])
-def test_float16_takes_what_bfloat16_takes(gpu, size):
-    assert compiled(gpu, size, 1024, 1024, jnp.float16) == compiled(gpu, size, 1024, 1024)
+def test_float16_takes_little_more_than_bfloat16(gpu, size):
+    more = compiled(gpu, size, 1024, 1024, jnp.float16) - compiled(gpu, size, 1024, 1024)
+    # The gain of each row and key/value head, and what it is made from; XLA counts in 256 bytes.
+    assert 0 < more <= 2 * 256 * math.ceil(4 * BATCH * size.kv_heads / 256)
 
 
 @pytest.mark.parametrize("size", [SIGLIP, GEMMA1, GEMMA2_9B], ids=["siglip", "gemma1", "gemma2-9b"])

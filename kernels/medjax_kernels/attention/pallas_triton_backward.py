@@ -12,12 +12,14 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from medjax_kernels.attention import tile_sizes
+from medjax_kernels.attention import float16, tile_sizes
 from medjax_kernels.attention.options import Options
 from medjax_kernels.attention.pallas_triton_tiles import (
+    Pieces,
     bounds,
     dot,
     dot_pieces,
+    gain_spec,
     group_spec,
     head_spec,
     inside,
@@ -55,7 +57,8 @@ def backward(
     products = d_out.astype(jnp.float32) * out.astype(jnp.float32)
     # What a row's logits' gradients are lowered by; the scale is the logits'.
     delta = options.scale * products.sum(axis=-1).swapaxes(1, 2)
-    arrays = (q, k, v, queries, keys, d_out, lse, delta)
+    gain = float16.gain(d_out, v, options.scale)
+    arrays = (q, k, v, queries, keys, d_out, lse, delta, gain)
     return d_q(*arrays, options, device), *d_kv(*arrays, options, device)
 
 
@@ -65,14 +68,27 @@ def _weights(x: Array, lse: Array, may: Array | None) -> Array:
     return weights if may is None else jnp.where(may, weights, 0.0)
 
 
-def _d_logits(weights, d_weights, delta, slope, options: Options) -> Array:
-    """Gradient of q @ k.T: scaled before it is rounded, since float16 has limits."""
-    found = weights * (d_weights * options.scale - delta)
+def _d_logits(weights, d_weights, delta, slope, options: Options, gain: Array | None) -> Array:
+    """Gradient of q @ k.T, times `gain`; `_without` takes it from the sums again."""
+    scale = options.scale if gain is None else options.scale * gain
+    delta = delta if gain is None else delta * gain
+    found = weights * (d_weights * scale - delta)
     return found if slope is None else found * slope
 
 
-def d_q(q, k, v, queries, keys, d_out, lse, delta, options, device, tile: TileSize | None = None):
-    """Gradient of the queries. `delta` is that of `backward`; `tile` is found if None."""
+def _without(gain: Array | None, sums: Pieces) -> Pieces:
+    return sums if gain is None else tuple(s / gain for s in sums)
+
+
+def d_q(
+    q, k, v, queries, keys, d_out, lse, delta, gain, options, device, tile: TileSize | None = None
+):  # fmt: skip
+    """Gradient of the queries.
+
+    Args:
+      delta, gain: those of `backward`.
+      tile: is found if None.
+    """
     batch, length, heads, width = q.shape
     others, kv_heads = k.shape[1:3]
     group = heads // kv_heads
@@ -92,6 +108,7 @@ def d_q(q, k, v, queries, keys, d_out, lse, delta, options, device, tile: TileSi
             token_specs(keys),
             head_spec(length, width),
             *2 * [row_spec(length)],
+            gain_spec(gain, group),
             range_specs(key_range),
         ],
         out_specs=head_spec(length, width),
@@ -99,11 +116,11 @@ def d_q(q, k, v, queries, keys, d_out, lse, delta, options, device, tile: TileSi
         compiler_params=params(tile),
         interpret=device.platform == "cpu",
         name="attention_d_q",
-    )(q, k, v, queries, keys, d_out, lse, delta, key_range)
+    )(q, k, v, queries, keys, d_out, lse, delta, gain, key_range)
 
 
 def _d_q_kernel(
-    q_ref, k_ref, v_ref, queries, keys, d_out_ref, lse_ref, delta_ref, key_range, d_q_ref,
+    q_ref, k_ref, v_ref, queries, keys, d_out_ref, lse_ref, delta_ref, gain_ref, key_range, d_q_ref,
     *, options, tile, lengths, width,
 ):  # fmt: skip
     start = pl.program_id(0) * tile.queries
@@ -113,6 +130,7 @@ def _d_q_kernel(
     lse = load_vector(lse_ref, start, tile.queries, length, 0.0)[:, None]
     delta = load_vector(delta_ref, start, tile.queries, length, 0.0)[:, None]
     queries = load_tokens(queries, start, tile.queries, length)
+    gain = None if gain_ref is None else gain_ref[...]
 
     def step(index, sums):
         first = index * tile.keys
@@ -127,17 +145,19 @@ def _d_q_kernel(
             query_axis=0,
         )
         weights = _weights(x, lse, may)
-        d_x = _d_logits(weights, dot_pieces(d_out, v), delta, slope, options)
+        d_x = _d_logits(weights, dot_pieces(d_out, v), delta, slope, options, gain)
         d_x = d_x.astype(k[0].dtype)
         return tuple(s + dot(d_x, piece) for s, piece in zip(sums, k, strict=True))
 
     begin, end = bounds(key_range, pl.cdiv(others, tile.keys))
     sums = jax.lax.fori_loop(begin, end, step, zeros(tile.queries, width))
-    store(d_q_ref, start, sums, length, width)
+    store(d_q_ref, start, _without(gain, sums), length, width)
 
 
-def d_kv(q, k, v, queries, keys, d_out, lse, delta, options, device, tile: TileSize | None = None):
-    """Gradients of keys and values. `delta` is that of `backward`; `tile` is found if None."""
+def d_kv(
+    q, k, v, queries, keys, d_out, lse, delta, gain, options, device, tile: TileSize | None = None
+):  # fmt: skip
+    """Gradients of keys and values; arguments as of `d_q`."""
     batch, length, heads, width = q.shape
     others, kv_heads = k.shape[1:3]
     group = heads // kv_heads
@@ -159,6 +179,7 @@ def d_kv(q, k, v, queries, keys, d_out, lse, delta, options, device, tile: TileS
             token_specs(keys),
             group_spec(length, width, group),
             *2 * [pl.BlockSpec((None, None, group, length), lambda s, k, b: (b, k, 0, 0))],
+            gain_spec(gain),
             range_specs(query_range),
         ],
         out_specs=2 * [head_spec(others, width)],
@@ -166,11 +187,11 @@ def d_kv(q, k, v, queries, keys, d_out, lse, delta, options, device, tile: TileS
         compiler_params=params(tile),
         interpret=device.platform == "cpu",
         name="attention_d_kv",
-    )(q, k, v, queries, keys, d_out, lse, delta, query_range)
+    )(q, k, v, queries, keys, d_out, lse, delta, gain, query_range)
 
 
 def _d_kv_kernel(
-    q_ref, k_ref, v_ref, queries, keys, d_out_ref, lse_ref, delta_ref, query_range,
+    q_ref, k_ref, v_ref, queries, keys, d_out_ref, lse_ref, delta_ref, gain_ref, query_range,
     d_k_ref, d_v_ref, *, options, tile, lengths, width, group,
 ):  # fmt: skip
     start = pl.program_id(0) * tile.keys
@@ -178,6 +199,7 @@ def _d_kv_kernel(
     k = load(k_ref, start, tile.keys, others, width)
     v = load(v_ref, start, tile.keys, others, width)
     keys = load_tokens(keys, start, tile.keys, others)
+    gain = None if gain_ref is None else gain_ref[...]
     begin, end = bounds(query_range, pl.cdiv(length, tile.queries))
     count = end - begin
 
@@ -195,7 +217,7 @@ def _d_kv_kernel(
             query_axis=1,
         )  # fmt: skip
         weights = _weights(x, lse, may)
-        d_x = _d_logits(weights, dot_pieces(v, d_out), delta, slope, options)
+        d_x = _d_logits(weights, dot_pieces(v, d_out), delta, slope, options, gain)
         weights, d_x = weights.astype(q[0].dtype), d_x.astype(q[0].dtype)
         d_k, d_v = sums
         return (
@@ -205,5 +227,5 @@ def _d_kv_kernel(
 
     sums = (zeros(tile.keys, width), zeros(tile.keys, width))
     d_k, d_v = jax.lax.fori_loop(0, count * group, step, sums)
-    store(d_k_ref, start, d_k, others, width)
+    store(d_k_ref, start, _without(gain, d_k), others, width)
     store(d_v_ref, start, d_v, others, width)

@@ -145,6 +145,13 @@ def row_spec(length: int) -> pl.BlockSpec:
     return pl.BlockSpec((None, None, length), lambda tile, head, row: (row, head, 0))
 
 
+def gain_spec(gain: Array | None, group: int = 1) -> pl.BlockSpec | None:
+    """One number of [B, K]; every `group` programs share one."""
+    if gain is None:
+        return None
+    return pl.BlockSpec((None, None), lambda tile, head, row: (row, head // group))
+
+
 def token_specs(tokens: Tokens) -> Tokens:
     """One row of each field [B, length]; a row of 1 is everybody's."""
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from medjax_kernels.attention import xla_tiles
+from medjax_kernels.attention import float16, xla_tiles
 from medjax_kernels.attention.options import Options
 from medjax_kernels.attention.tokens import Tokens
 from medjax_kernels.attention.xla_logits import heads_first, heads_last, matmul, tile_logits
@@ -60,7 +60,8 @@ def gradients(options: Options, kv_heads: int, width: int, sizes, residuals, d_o
     lengths = (q.shape[1], k.shape[1])
     products = out.astype(jnp.float32) * d_out.astype(jnp.float32)
     delta = products.reshape(*lse.shape, width).sum(axis=-1)
-    gain = _gain(d_out, v, kv_heads, width)
+    found = float16.gain(*(x.reshape(*x.shape[:2], -1, width) for x in (d_out, v)))
+    gain = 1.0 if found is None else found[:, :, None, None, None]
     of_queries, of_keys = xla_tiles.bounds(queries, keys, options, lengths, sizes.backward)
 
     def read_queries(i) -> _Queries:
@@ -132,24 +133,3 @@ def _tile_gradients(row: _Queries, column: _Keys, options: Options, gain):
     d_q = matmul("bkms,bksh->bkmh", d_logits, column.k).reshape(row.q.shape) * undo
     d_k = matmul("bkms,bkmh->bksh", d_logits, row.q)[:, :, None] * undo
     return (d_q,), (d_k, d_v[:, :, None])
-
-
-def _gain(d_out, v, kv_heads: int, width: int) -> Float[Array, "B K 1 1 1"] | float:
-    """What d_logits are multiplied by before they are rounded.
-
-    A probability times a small gradient may be less than float16's least number, and a scaled
-    loss may bring it past its greatest. With this power of two, none is greater than 2^15: a
-    gradient of a probability is at most the product of the lengths of its d_out and v, and so is
-    delta.
-    """
-    if v.dtype != jnp.float16:
-        return 1.0
-
-    def longest(x):
-        squares = jnp.square(x.astype(jnp.float32).reshape(*x.shape[:2], kv_heads, -1, width))
-        lengths = jnp.sqrt(jnp.sum(squares, axis=-1))
-        # What is not finite, and not attended to, does not count.
-        return jnp.max(jnp.where(jnp.isfinite(lengths), lengths, 0.0), axis=(1, 3))
-
-    _, exponent = jnp.frexp(2.0 * longest(d_out) * longest(v))
-    return jnp.ldexp(jnp.float32(1.0), 15 - exponent)[:, :, None, None, None]
