@@ -1,5 +1,6 @@
 """What all commands share: exit codes, and prose on stderr so that stdout stays for results."""
 
+import argparse
 import logging
 import signal
 import sys
@@ -14,6 +15,14 @@ def say(message: str) -> None:
     """Tells the user something, on stderr, above a progress bar if there is one."""
     tqdm.write(message, file=sys.stderr)
     sys.stderr.flush()
+
+
+def positive(text: str) -> int:
+    """For argparse: an integer of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
 
 
 def run(main: Callable[[], int | None]) -> None:

@@ -24,8 +24,9 @@ from medjax import config as config_lib
 from medjax.errors import UserError
 from medjax.files import write_whole
 
-# What may differ when a run continues: it changes neither the weights nor their order.
-_FREE = ("log_every", "keep_latest", "checkpoint_every", "data.dir", "data.workers",
+# What may differ when a run continues: it changes neither the weights nor their order (kernels: but
+# for rounding, as another device would).
+_FREE = ("log_every", "kernels", "keep_latest", "checkpoint_every", "data.dir", "data.workers",
          "data.image_cache_mib", "decode", "evaluate", "export")  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=BENCHMARKS, metavar="NAME")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=cli.positive, default=15)
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     args = parser.parse_args()
     report = run(args.name, args.rounds)

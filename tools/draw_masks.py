@@ -6,6 +6,7 @@ those outside of the outlines never. Needs the extra `report`.
 """
 
 import argparse
+import io
 import json
 import pathlib
 
@@ -16,6 +17,8 @@ from medjax_kernels.attention.tiles import ranges
 from medjax_kernels.attention.tokens import with_positions
 
 from medjax import cli
+from medjax.errors import UserError
+from medjax.files import write_whole
 
 LENGTH = 16
 TILE = 4
@@ -70,8 +73,10 @@ def squares(queries: Tokens, keys: Tokens, window: int | None, rows: int) -> np.
 
 def draw(path: pathlib.Path) -> dict[str, dict[str, int]]:
     """Writes the picture; returns how many pairs are allowed and how many are computed."""
-    import matplotlib
-
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UserError("a picture needs matplotlib: pip install 'medjax[report]'") from error
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
     from matplotlib.patches import Rectangle
@@ -99,9 +104,13 @@ def draw(path: pathlib.Path) -> dict[str, dict[str, int]]:
         axis.set_xlabel("key")
         axis.set_ylabel("query" if rows > 1 else "row of the batch")
         counts[title.split("\n")[0]] = {"allowed": int(may.sum()), "computed": computed}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=80, format="png")
     plt.close(figure)
+    try:
+        write_whole(path, picture.getvalue())
+    except OSError as error:
+        raise UserError(f"--out {path} cannot be written: {error.strerror}") from error
     return counts
 
 

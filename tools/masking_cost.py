@@ -12,6 +12,7 @@ import argparse
 import functools
 import io
 import json
+import os
 import pathlib
 import statistics
 import time
@@ -163,7 +164,12 @@ def main() -> None:
     args = parser.parse_args()
     if min(*args.budgets, *args.batches, args.budget, args.batch, args.rounds) < 1:
         raise UserError("budgets, batches and rounds must be positive")
-    report = run(args.budgets, args.batches, args.budget, args.batch, args.rounds)
+    if args.out and not os.access(args.out.parent, os.W_OK):
+        raise UserError(f"--out {args.out}: its folder is not there, or cannot be written to")
+    try:
+        report = run(args.budgets, args.batches, args.budget, args.batch, args.rounds)
+    except ValueError as error:
+        raise UserError(f"masking cannot do this: {error}") from error
     if args.out:
         plot(report, args.out)
     print(json.dumps(report) if args.json else _text(report))

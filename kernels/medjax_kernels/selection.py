@@ -61,6 +61,9 @@ class Support(NamedTuple):
         return None
 
 
+PLATFORMS = ("cpu", "gpu", "tpu")
+OPERATIONS = {"attention", "cross_entropy", "masking", "masking_pack", "nf4"}
+
 # Both are part of jit's cache key: a function that was traced before is traced again within.
 _assumed = jax.make_user_context(default_value=None)
 _used = jax.make_user_context(default_value=())
@@ -71,14 +74,28 @@ def assume(platform: str, capability: tuple[int, int] | None = None) -> Iterator
     """Within, implementations are chosen and kernels made for this device instead of jax's own.
 
     For compiling for a device that is not there.
+
+    Raises:
+      ValueError: a platform that jax does not call so.
     """
+    if platform not in PLATFORMS:
+        raise ValueError(f"platform {platform!r} is none of {', '.join(PLATFORMS)}")
     with _assumed(Device(platform, capability)):
         yield
 
 
 @contextlib.contextmanager
 def use(**implementations: str) -> Iterator[None]:
-    """Within, `auto` means these: `use(attention="xla")`. What a call names itself goes before."""
+    """Within, `auto` means these: `use(attention="xla")`. What a call names itself goes before.
+
+    Of this thread alone. The name of `masking.pack` is masking_pack.
+
+    Raises:
+      ValueError: an unknown operation. An unknown implementation is told of by the operation.
+    """
+    unknown = sorted(set(implementations) - OPERATIONS)
+    if unknown:
+        raise ValueError(f"use: {', '.join(unknown)} is none of {', '.join(sorted(OPERATIONS))}")
     with _used(tuple(sorted({**dict(_used.value), **implementations}.items()))):
         yield
 
@@ -122,7 +139,8 @@ def choose(
       ValueError: an unknown name, or an explicit choice that can't run here; says what can.
     """
     target, kind = device(), jnp.dtype(dtype).name
-    if asked == "auto":
+    named = asked != "auto"
+    if not named:
         asked = dict(_used.value).get(operation, "auto")
     if asked not in (*table, "auto"):
         names = ", ".join(("auto", *table))
@@ -132,9 +150,10 @@ def choose(
     obstacle = table[asked].obstacle(target, kind, width)
     if obstacle:
         others = [name for name in table if not table[name].obstacle(target, kind, width)]
+        others += ["auto"] if others and named else []
         raise ValueError(
             f"{operation}: implementation {asked!r} {obstacle}; "
-            f"{' or '.join((*others, 'auto')) if others else 'no other'} would run here"
+            f"{' or '.join(others) if others else 'no other'} would run here"
         )
     if table[asked].capability is not None and target.platform == "cpu":
         _say(f"{operation}: {asked} is interpreted on the CPU: right, and very slow")

@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from medjax_kernels import Tokens, attention
 from medjax_kernels.attention import allowed, tile_sizes, up_to, xla_tiles
+from medjax_kernels.attention.tokens import with_positions
 
 NOTHING = Tokens()
 
@@ -154,6 +155,8 @@ class TestEveryImplementation:
         arrays = draw(seed, (batch, length, others, kv_heads * group, kv_heads, width))
         queries = draw_tokens(seed + 10, rule, batch, length)
         keys = draw_tokens(seed + 20, rule, batch, others)
+        if window and length != others:
+            queries, keys = (with_positions(x, n) for x, n in ((queries, length), (keys, others)))
         options = dict(scale=scale, soft_cap=soft_cap, window=window)
         found = run(attend, *arrays, queries=queries, keys=keys, **options)
         may = numpy_allowed(queries, keys, (batch, length, others), window)
@@ -224,6 +227,25 @@ class TestEveryImplementation:
         best = np.einsum("BTNH,BSNH->BNTS", q, k).argmax(axis=-1)
         for n in range(2):
             np.testing.assert_allclose(found[0][0, :, n], v[0, best[0, n], n], atol=1e-5)
+
+    @pytest.mark.parametrize("empty", range(3), ids=["batch", "queries", "keys"])
+    def test_nothing_gives_nothing(self, attend, empty):
+        sizes = [2, 3, 4]
+        sizes[empty] = 0
+        batch, length, others = sizes
+        q, k, v, d_out = draw(7, (batch, length, others, 2, 1, 4))
+        tokens = Tokens(block=np.zeros((1, others), np.int32))
+        found = run(attend, q, k, v, d_out, keys=tokens)
+        for part, like in zip(found, (q, q, k, v), strict=True):
+            np.testing.assert_array_equal(part, np.zeros_like(like))
+
+    def test_small_and_unsigned_integers_do_not_wrap(self, attend):
+        q, k, v, d_out = draw(8, (1, 6, 6, 2, 1, 4))
+        plain = Tokens(position=np.arange(6, dtype=np.int32)[None])
+        small = Tokens(position=np.arange(6, dtype=np.uint8)[None])
+        wanted = run(attend, q, k, v, d_out, queries=plain, keys=plain, window=2)
+        found = run(attend, q, k, v, d_out, queries=small, keys=small, window=2)
+        chex.assert_trees_all_equal(found, wanted)
 
     def test_tokens_may_be_shared_by_all_rows(self, attend):
         q, k, v, d_out = draw(3, (2, 4, 4, 2, 1, 4))
@@ -347,8 +369,18 @@ def test_other_bad_arguments():
         attention(*3 * [x.astype(jnp.int32)])
     with pytest.raises(ValueError, match=r"queries.block has shape \(2, 4\)"):
         attention(x, x, x, queries=Tokens(block=jnp.zeros((2, 4), jnp.int32)))
-    with pytest.raises(ValueError, match="window 0"):
-        attention(x, x, x, window=0)
+    for window in (0, 2.5):
+        with pytest.raises(ValueError, match=f"window is {window}"):
+            attention(x, x, x, window=window)
+    with pytest.raises(ValueError, match="needs `position` on both sides"):
+        attention(x[:, :1], x, x, window=2)
+    for soft_cap in (0.0, -1.0):
+        with pytest.raises(ValueError, match=f"soft_cap is {soft_cap}"):
+            attention(x, x, x, soft_cap=soft_cap)
+    with pytest.raises(ValueError, match=r"keys.valid is int32, expected bool"):
+        attention(x, x, x, keys=Tokens(valid=jnp.ones((2, 3), jnp.int32)))
+    with pytest.raises(ValueError, match=r"queries.block is float32, expected integers"):
+        attention(x, x, x, queries=Tokens(block=jnp.ones((2, 3))))
     with pytest.raises(ValueError, match=r"keys.valid has shape \(3,\)"):
         attention(x, x, x, keys=Tokens(valid=jnp.ones(3, bool)))
     with pytest.raises(ValueError, match="'fused' is none of auto, pallas_triton, xla, reference"):

@@ -102,6 +102,31 @@ def run(score, hidden, table, targets, weights, d_loss, argnums=(0, 1), **option
 
 @every_implementation
 class TestEveryImplementation:
+    def test_no_tokens(self, score):
+        inputs = (np.zeros((0, 4), np.float32), np.ones((11, 4), np.float32), np.zeros(0, np.int32))
+        nothing = np.zeros(0, np.float32)
+        scores, (d_hidden, d_table) = run(score, *inputs, nothing, nothing)
+        assert [x.shape for x in scores] == [(0,)] * 3
+        assert d_hidden.shape == (0, 4)
+        np.testing.assert_array_equal(d_table, np.zeros((11, 4)))
+
+    def test_a_target_that_is_no_word_is_told_of(self, score):
+        hidden, table, targets, weights, _ = draw(7, (7, 4, 11))
+        weights[:] = 1.0
+        targets[2], targets[5] = 11, -1
+        scores = score(hidden, table, targets, weights)
+        bad = np.isin(np.arange(7), [2, 5])
+        np.testing.assert_array_equal(np.isnan(scores.loss), bad)
+        np.testing.assert_array_equal(np.isnan(scores.log_prob), bad)
+
+    def test_weights_have_no_gradient(self, score):
+        hidden, table, targets, weights, _ = draw(8, (7, 4, 11))
+
+        def total(weights):
+            return score(hidden, table, targets, weights).loss.sum()
+
+        np.testing.assert_array_equal(jax.grad(total)(weights), 0)
+
     @settings(max_examples=4, deadline=None, derandomize=True)
     @given(
         shape=st.sampled_from(SHAPES)
@@ -316,6 +341,7 @@ BAD = {
     "width": (dict(table=(5, 2)), "expected hidden"),
     "targets": (dict(targets=(3,)), "targets"),
     "weights": (dict(weights=(4, 1)), "weights"),
+    "no axes": (dict(hidden=()), "expected hidden"),
 }
 
 

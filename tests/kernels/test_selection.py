@@ -13,6 +13,11 @@ TABLE = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _known(monkeypatch):
+    monkeypatch.setattr(selection, "OPERATIONS", {"mixing", "other"})
+
+
 def choose(asked="auto", *, dtype="bfloat16", width=64):
     return selection.choose("mixing", asked, TABLE, dtype=jnp.dtype(dtype), width=width)
 
@@ -83,6 +88,28 @@ def test_use_is_what_auto_means():
             assert choose() == "reference"
     assert choose() == "xla"
     with selection.use(mixing="magic"), pytest.raises(ValueError, match="'magic' is none of auto"):
+        choose()
+
+
+def test_use_and_assume_know_what_there_is():
+    with (
+        pytest.raises(ValueError, match="mixin is none of mixing, other"),
+        selection.use(mixin="xla"),
+    ):
+        pass
+    with (
+        pytest.raises(ValueError, match="'cuda' is none of cpu, gpu, tpu"),
+        selection.assume("cuda"),
+    ):
+        pass
+
+
+def test_auto_is_no_way_out_of_what_use_says():
+    with (
+        selection.assume("gpu", (7, 0)),
+        selection.use(mixing="pallas_triton"),
+        pytest.raises(ValueError, match="; xla or reference would run here"),
+    ):
         choose()
 
 

@@ -12,15 +12,14 @@ dimension that is shared by all.
 
 import functools
 import math
-import zlib
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from medjax_kernels.attention.tokens import Tokens
+from medjax_kernels.mark import mark
 
 QUERIES, KEYS, ROWS = "btnh", "bskh", "bnt"
 
@@ -43,11 +42,7 @@ def on_each_device(function: Callable, letters: tuple, results: tuple[str, ...],
     # custom_partitioning knows no vmap.
     @jax.custom_batching.sequential_vmap
     def call(*arrays):
-        # A program for several devices names the function and holds none of it. The mark tells
-        # functions apart in jax's cache of compiled programs.
-        text = str(jax.make_jaxpr(function)(*arrays))
-        mark = jnp.full(1, zlib.crc32(text.encode()), jnp.uint32)
-        return _call(function, (*letters, "1"), results, *arrays, mark)
+        return _call(function, (*letters, "1"), results, *arrays, mark(function, *arrays))
 
     return call(*arrays)
 

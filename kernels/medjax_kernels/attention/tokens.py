@@ -72,14 +72,14 @@ def pairs(queries: Tokens, keys: Tokens, window: int | None = None) -> Bool[Arra
 
 
 def with_positions(tokens: Tokens, length: int) -> Tokens:
-    """`tokens` with positions 0, 1, 2, ... where it has none."""
+    """`tokens` with positions 0, 1, 2, ... if it has none."""
     if tokens.position is not None:
         return tokens
     return tokens._replace(position=jnp.arange(length, dtype=jnp.int32)[None])
 
 
 def shared_rules(queries: Tokens, keys: Tokens, window: int | None) -> tuple[Tokens, Tokens]:
-    """Both sides without the fields that only one of them has, or that nobody asks for."""
+    """Both sides without the fields that only one of them has, or that nobody asks for; int32."""
 
     def kept(name: str) -> bool:
         if name == "position":
@@ -87,18 +87,29 @@ def shared_rules(queries: Tokens, keys: Tokens, window: int | None) -> tuple[Tok
         both = getattr(queries, name) is not None and getattr(keys, name) is not None
         return both or name == "valid"
 
-    dropped = {name: None for name in Tokens._fields if not kept(name)}
-    return queries._replace(**dropped), keys._replace(**dropped)
+    def plain(tokens: Tokens) -> Tokens:
+        """Its integers as int32: differences of small or unsigned ones would wrap."""
+        dropped = tokens._replace(**{name: None for name in Tokens._fields if not kept(name)})
+        return jax.tree.map(
+            lambda x: jnp.asarray(x, None if x.dtype == bool else jnp.int32), dropped
+        )
+
+    return plain(queries), plain(keys)
 
 
 def check(tokens: Tokens, batch: int, length: int, side: str) -> None:
-    """Raises ValueError if a field's shape is not [batch, length] (or [1, length])."""
+    """Raises ValueError if a field is not [batch, length] (or [1, length]), or of another kind."""
     for name, value in tokens._asdict().items():
-        if value is not None and tuple(jnp.shape(value)) not in {(batch, length), (1, length)}:
+        if value is None:
+            continue
+        if tuple(jnp.shape(value)) not in {(batch, length), (1, length)}:
             raise ValueError(
                 f"{side}.{name} has shape {jnp.shape(value)}, but the {side} are "
                 f"[batch, length] = [{batch}, {length}]"
             )
+        kind, word = (jnp.bool_, "bool") if name == "valid" else (jnp.integer, "integers")
+        if not jnp.issubdtype(jnp.result_type(value), kind):
+            raise ValueError(f"{side}.{name} is {jnp.result_type(value)}, expected {word}")
 
 
 def slice_tokens(tokens: Tokens, start: jax.Array | int, size: int) -> Tokens:

@@ -33,7 +33,7 @@ def cross_entropy(
       hidden: last hidden states; the matmul runs in this dtype and accumulates in float32.
       table: one row per token of the vocabulary (the tied embedding); cast to hidden's dtype, a
         chunk at a time.
-      targets: ids in [0, V).
+      targets: ids in [0, V); the scores of another one are NaN, if its weight is not zero.
       weights: float32; a token of weight zero costs nothing and gets no gradient.
       soft_cap: if given, logits become `soft_cap * tanh(logits / soft_cap)`.
       label_smoothing: share of the target's probability that is spread evenly over V.
@@ -52,15 +52,17 @@ def cross_entropy(
       ValueError: shapes that do not fit, smoothing outside [0, 1), an unknown implementation, or
         one that can't run on the device.
     """
-    tokens = hidden.shape[0]
     if hidden.ndim != 2 or table.ndim != 2 or hidden.shape[1] != table.shape[1]:
         raise ValueError(f"expected hidden [M,D], table [V,D], got {hidden.shape}, {table.shape}")
+    tokens = hidden.shape[0]
     if targets.shape != (tokens,) or weights.shape != (tokens,):
         raise ValueError(
             f"targets {targets.shape} and weights {weights.shape} must be [{tokens}] like hidden"
         )
     if not 0.0 <= label_smoothing < 1.0:
         raise ValueError(f"label_smoothing {label_smoothing} is not in [0, 1)")
+    if soft_cap is not None and not soft_cap > 0:
+        raise ValueError(f"soft_cap is {soft_cap}; it must be positive, or None for no cap")
     chosen = selection.choose(
         "cross_entropy", implementation, SUPPORT, dtype=hidden.dtype, width=hidden.shape[1]
     )

@@ -166,6 +166,7 @@ def forward(implementation, options, gradient, hidden, table, targets, weights, 
     # Both sides are exact in float32, whatever precision matmuls have.
     goal = jax.lax.psum(jnp.sum(hidden.astype(jnp.float32) * rows, axis=1), layout.words)
     goal = sums_lib.cap(goal, options.soft_cap)
+    goal = jnp.where((goals >= 0) & (goals < options.vocabulary), goal, jnp.nan)
 
     rest = sums.peak + jnp.log(sums.mass)
     loss = surprise = jax.nn.softplus(rest - goal)

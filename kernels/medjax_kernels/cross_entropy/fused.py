@@ -14,6 +14,9 @@ def cross_entropy(
     implementation: Implementation, hidden, table, targets, weights, soft_cap, label_smoothing
 ) -> TokenScores:
     """See `api.cross_entropy`."""
+    if hidden.shape[0] == 0:
+        nothing = jnp.zeros(0, jnp.float32)
+        return TokenScores(nothing, nothing, jnp.zeros(0, jnp.int32))
     options = Options(soft_cap, label_smoothing, table.shape[0])
     weights = weights.astype(jnp.float32)
     return TokenScores(*_cross_entropy(hidden, table, targets, weights, implementation, options))

@@ -8,17 +8,16 @@ is gathered, as that of any parameter that is cut along it.
 
 import functools
 import math
-import zlib
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from medjax_kernels import selection
 from medjax_kernels.cross_entropy import device
 from medjax_kernels.cross_entropy.device import ALONE, Layout
+from medjax_kernels.mark import mark
 
 Axes = tuple[str, ...]
 
@@ -42,8 +41,7 @@ def _partitioned(function: Callable, rule: str) -> Callable:
     target = selection.device()
     marked = f"k, {rule}"
 
-    def whole(mark, *arrays):
-        del mark
+    def whole(_, *arrays):
         return function(*arrays, layout=ALONE)
 
     def partition(mesh, arguments, results):
@@ -60,8 +58,7 @@ def _partitioned(function: Callable, rule: str) -> Callable:
         operands = tuple(map(sharding, before.split(",")))
         outcomes = tuple(map(sharding, after.split(",")))
 
-        def local(mark, *arrays):
-            del mark
+        def local(_, *arrays):
             with selection.assume(*target):
                 return function(*arrays, layout=layout)
 
@@ -71,10 +68,7 @@ def _partitioned(function: Callable, rule: str) -> Callable:
     made.def_partition(partition, sharding_rule=marked, need_replication_factors=("d",))
 
     def spread(*arrays):
-        # The program for several devices names the function and holds none of it. The mark tells
-        # functions apart in JAX's cache of compiled programs.
-        text = str(jax.make_jaxpr(functools.partial(function, layout=ALONE))(*arrays))
-        return made(jnp.full(1, zlib.crc32(text.encode()), jnp.uint32), *arrays)
+        return made(mark(functools.partial(function, layout=ALONE), *arrays), *arrays)
 
     # custom_partitioning knows no vmap.
     return jax.custom_batching.sequential_vmap(spread)
