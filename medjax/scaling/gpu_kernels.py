@@ -4,19 +4,13 @@ XLA tells the shared memory, ptxas the rest. Registers that do not fit spill int
 a good tile size avoids.
 """
 
-import contextlib
 import os
 import pathlib
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
-
-import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from medjax_kernels import selection
 
 from medjax.scaling import gpus
 
@@ -47,30 +41,10 @@ def resources(gpu: str, function: Callable, *arguments) -> dict[str, Resources]:
       UserError: an unknown GPU, or packages that are not installed.
       jax.errors.JaxRuntimeError: a kernel takes more shared memory than there is.
     """
-    target = gpus.devices(gpu)[0]
-    sharding = NamedSharding(Mesh(np.array([target]), ("x",)), PartitionSpec())
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments
-    )
-    major, minor = map(int, target.compute_capability.split("."))
-    options = gpus.compiler_options()
+    cuda = pathlib.Path(str(gpus.compiler_options()["xla_gpu_cuda_data_dir"]))
     with tempfile.TemporaryDirectory() as folder:
-        with selection.assume("gpu", (major, minor)), _uncached():
-            lowered = jax.jit(function).lower(*abstract)
-            lowered.compile(compiler_options={**options, "xla_dump_to": folder})
-        return _read(pathlib.Path(folder), pathlib.Path(str(options["xla_gpu_cuda_data_dir"])))
-
-
-@contextlib.contextmanager
-def _uncached() -> Iterator[None]:
-    """XLA writes nothing down of a program that comes from jax's persistent cache."""
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = jax.config.values[name]
-    jax.config.update(name, float("inf"))
-    try:
-        yield
-    finally:
-        jax.config.update(name, before)
+        gpus.compile_for(gpu, function, *arguments, options={"xla_dump_to": folder})
+        return _read(pathlib.Path(folder), cuda)
 
 
 def _read(folder: pathlib.Path, cuda: pathlib.Path) -> dict[str, Resources]:

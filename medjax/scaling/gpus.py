@@ -8,7 +8,7 @@ the real device would run, down to the buffers' sizes. How fast it would run nob
 import contextlib
 import importlib.util
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -61,12 +61,15 @@ def devices(name: str, count: int = 1) -> list[jax.Device]:
     return list(description.devices)
 
 
-def compile_for(name: str, function: Callable, *arguments) -> jax.stages.Compiled:
+def compile_for(
+    name: str, function: Callable, *arguments, options: Mapping[str, str | bool] | None = None
+) -> jax.stages.Compiled:
     """`function` compiled for one GPU of this name; it cannot be run.
 
     Args:
       function: anything that `jax.jit` takes, or what it made.
       *arguments: trees of arrays or of `jax.ShapeDtypeStruct`.
+      options: of XLA, beside `compiler_options()`.
 
     Returns:
       The program; `memory_analysis()` tells its bytes.
@@ -83,12 +86,16 @@ def compile_for(name: str, function: Callable, *arguments) -> jax.stages.Compile
     )
     major, minor = map(int, target.compute_capability.split("."))
     with selection.assume("gpu", (major, minor)), _uncached():
-        return jax.jit(function).lower(*abstract).compile(compiler_options=compiler_options())
+        lowered = jax.jit(function).lower(*abstract)
+        return lowered.compile(compiler_options={**compiler_options(), **(options or {})})
 
 
 @contextlib.contextmanager
 def _uncached() -> Iterator[None]:
-    """Keeps programs out of jax's persistent cache, from which these could not be read again."""
+    """Keeps programs out of jax's persistent cache, from which these could not be read again.
+
+    Nor would XLA write down anything of a program that comes from there.
+    """
     name = "jax_persistent_cache_min_compile_time_secs"
     before = jax.config.values[name]
     jax.config.update(name, float("inf"))
