@@ -10,6 +10,15 @@ from PIL import Image
 from medjax import cli
 
 
+def test_a_picture_that_cannot_be_written(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["draw_masks.py", "--out", str(tmp_path / "file" / "x.png")])
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(draw_masks.main)
+    assert exit_.value.code == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
 def test_picture_and_counts(tmp_path, monkeypatch, capsys):
     path = tmp_path / "new" / "masks.png"
     monkeypatch.setattr(sys, "argv", ["draw_masks.py", "--out", str(path), "--json"])

@@ -37,6 +37,13 @@ def test_report_and_plot(monkeypatch, capsys, tmp_path):
         assert np.array(picture.convert("L")).std() > 10  # not an empty page
 
 
+def test_a_picture_that_cannot_be_written(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "cost.png"
+    assert command(monkeypatch, *TINY, "--out", str(path)) == 2
+    assert f"--out {path} cannot be written" in capsys.readouterr().err
+
+
 def test_bad_sizes(monkeypatch, capsys):
     assert command(monkeypatch, "--batches", "0") == 2
     assert "must be positive" in capsys.readouterr().err

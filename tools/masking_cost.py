@@ -148,6 +148,16 @@ def _text(report: dict) -> str:
     return "\n".join(lines)
 
 
+def _check_writable(path: pathlib.Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path.parent, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise UserError(f"--out {path} cannot be written")
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(
@@ -164,8 +174,8 @@ def main() -> None:
     args = parser.parse_args()
     if min(*args.budgets, *args.batches, args.budget, args.batch, args.rounds) < 1:
         raise UserError("budgets, batches and rounds must be positive")
-    if args.out and not os.access(args.out.parent, os.W_OK):
-        raise UserError(f"--out {args.out}: its folder is not there, or cannot be written to")
+    if args.out:
+        _check_writable(args.out)  # before minutes of measuring
     try:
         report = run(args.budgets, args.batches, args.budget, args.batch, args.rounds)
     except ValueError as error:
