@@ -26,6 +26,14 @@ class Device(NamedTuple):
     platform: str
     capability: tuple[int, int] | None = None
 
+    @classmethod
+    def of(cls, device: jax.Device) -> "Device":
+        """What jax says of one of its devices."""
+        parts = str(getattr(device, "compute_capability", "")).split(".")
+        if device.platform != "gpu" or len(parts) != 2 or not all(p.isdigit() for p in parts):
+            return cls(device.platform)  # AMD's are called gfx90a and the like
+        return cls(device.platform, (int(parts[0]), int(parts[1])))
+
     def __str__(self) -> str:
         if self.capability is None:
             return self.platform
@@ -107,14 +115,7 @@ def device() -> Device:
     chosen = getattr(jax.config, "jax_default_device", None)
     if not isinstance(chosen, jax.Device):
         chosen = jax.devices(chosen)[0]
-    return Device(chosen.platform, _capability(chosen))
-
-
-def _capability(chosen: jax.Device) -> tuple[int, int] | None:
-    parts = str(getattr(chosen, "compute_capability", "")).split(".")
-    if chosen.platform != "gpu" or len(parts) != 2 or not all(p.isdigit() for p in parts):
-        return None  # AMD's are called gfx90a and the like
-    return int(parts[0]), int(parts[1])
+    return Device.of(chosen)
 
 
 def interpreted() -> bool:

@@ -84,8 +84,7 @@ def compile_for(
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments
     )
-    major, minor = map(int, target.compute_capability.split("."))
-    with selection.assume("gpu", (major, minor)), _uncached():
+    with selection.assume(*selection.Device.of(target)), _uncached():
         lowered = jax.jit(function).lower(*abstract)
         return lowered.compile(compiler_options={**compiler_options(), **(options or {})})
 

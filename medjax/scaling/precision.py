@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from medjax_kernels.selection import Device
 
 from medjax.errors import UserError
 
@@ -24,6 +25,6 @@ def resolve(dtype: str, device: jax.Device | None = None) -> jnp.dtype:
     device = device or jax.devices()[0]
     if device.platform == "cpu":
         return jnp.dtype(jnp.float32)
-    capability = str(getattr(device, "compute_capability", "")) if device.platform == "gpu" else ""
-    old = capability and int(capability.split(".")[0]) < 8
+    capability = Device.of(device).capability
+    old = capability is not None and capability < (8, 0)
     return jnp.dtype(jnp.float16 if old else jnp.bfloat16)

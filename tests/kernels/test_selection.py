@@ -140,4 +140,4 @@ def test_capability(text, capability):
         platform = "gpu"
         compute_capability = text
 
-    assert selection._capability(Gpu()) == capability
+    assert selection.Device.of(Gpu()).capability == capability

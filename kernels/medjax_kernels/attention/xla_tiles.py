@@ -118,9 +118,9 @@ def bounds(
 ) -> tuple[Bounds, Bounds]:
     """Bounds of the queries' and of the keys' tiles: what any row of the batch needs."""
     rows, columns = (count(length, side) for length, side in zip(lengths, size, strict=True))
-    if not jax.tree.leaves((queries, keys)):
+    of_queries, of_keys = tiles.ranges_of(queries, keys, options.window, lengths, size)
+    if of_queries is None or of_keys is None:
         return Bounds(0, columns), Bounds(0, rows)
-    of_queries, of_keys = tiles.ranges(queries, keys, options.window, lengths, size)
     return _of_any_row(of_queries, columns), _of_any_row(of_keys, rows)
 
 
