@@ -4,6 +4,7 @@ As in apple/ml-4m, `fourm/models`: what goes in is a few tokens of every modalit
 sequence; what comes out are other tokens of every modality.
 """
 
+from medjax.modalities.table import MODALITIES, Modality, lookup
 from medjax.models.fourm.blocks import KeysValues
 from medjax.models.fourm.config import FourMConfig
 from medjax.models.fourm.losses import (
@@ -13,7 +14,6 @@ from medjax.models.fourm.losses import (
     modality_mean,
     token_mean,
 )
-from medjax.models.fourm.modalities import MODALITIES, Modality, lookup
 from medjax.models.fourm.model import FourM
 from medjax.models.fourm.packed import DecoderInput, Encoded, EncoderInput
 from medjax.models.fourm.variants import VARIANTS, variant

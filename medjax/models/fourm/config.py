@@ -3,7 +3,7 @@
 import dataclasses
 
 from medjax.errors import UserError
-from medjax.models.fourm.modalities import Modality
+from medjax.modalities.table import Modality
 
 ACTIVATIONS = ("gelu", "silu")
 

@@ -9,8 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from medjax.errors import UserError
+from medjax.modalities.table import Modality
 from medjax.models.fourm.config import FourMConfig
-from medjax.models.fourm.modalities import Modality
 from medjax.models.fourm.positions import fixed_positions
 from medjax.models.layers import Dtype, Linear
 

@@ -6,7 +6,7 @@ from the row and in the other from the column. Float32 throughout, as there.
 
 import numpy as np
 
-from medjax.models.fourm.modalities import Modality
+from medjax.modalities.table import Modality
 
 # The original keeps as many positions of every sequence, however short.
 SEQUENCE_ROWS = 512

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medjax.errors import UserError
+from medjax.modalities.table import MODALITIES, Modality, lookup
 from medjax.models.fourm.config import FourMConfig
-from medjax.models.fourm.modalities import MODALITIES, Modality, lookup
 
 # Width, depth of encoder and of decoder, heads.
 _SIZES = {

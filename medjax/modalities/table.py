@@ -17,6 +17,13 @@ SEQUENCE_TOKENS = "sequence_tokens"
 SEQUENCE_EMBEDDINGS = "sequence_embeddings"
 KINDS = (PATCHES, IMAGE_TOKENS, SEQUENCE, SEQUENCE_TOKENS, SEQUENCE_EMBEDDINGS)
 
+# What a value is in the data, and so how it is transformed and shown (`transforms`, `display`).
+IMAGE = "image"
+LABELS = "labels"
+TEXT = "text"
+BOXES = "boxes"
+IDS = "ids"
+
 
 @dataclasses.dataclass(frozen=True)
 class Modality:
@@ -33,6 +40,13 @@ class Modality:
       max_length: of a sequence, tokens.
       channels: of a patch's pixels; the width of a sequence's embeddings.
       learned_positions: whether positions are learned; else they are sines and cosines.
+      content: what a value is: "image" (pixels), "labels" (a class for each pixel), "text", "boxes"
+        (with labels), "ids" (what the model reads), or a name in `transforms.TRANSFORMS`.
+      source: the name of the value that it is made of, if that is not its own: the image that a
+        tokenizer makes the tokens of.
+      min_tokens: floor of its budgets, tokens; their cap is its length.
+      input_alphas, target_alphas: concentrations of its share of the input and of the target, one
+        for each component of a mixture. keep: of a sequence; see `medjax_kernels.masking`.
     """
 
     name: str
@@ -43,6 +57,12 @@ class Modality:
     max_length: int | None = None
     channels: int | None = None
     learned_positions: bool = False
+    content: str = IDS
+    source: str = ""
+    min_tokens: int = 0
+    input_alphas: tuple[float, ...] = (1.0,)
+    target_alphas: tuple[float, ...] = (1.0,)
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self):
         where = f"modality {self.name!r}"
@@ -60,6 +80,11 @@ class Modality:
                 f"{where}: image_size {self.image_size} is no multiple of patch_size "
                 f"{self.patch_size}"
             )
+
+    @property
+    def value(self) -> str:
+        """The name of the value in the data that it is made of."""
+        return self.source or self.name
 
     @property
     def is_image(self) -> bool:
@@ -92,33 +117,36 @@ class Modality:
         return int(hashlib.sha256(self.name.encode()).hexdigest(), 16) % 2**15
 
 
-def _image(name: str, vocab_size: int, patch_size: int = 16, learned: bool = False) -> Modality:
+def _image(
+    name: str, vocab_size: int, content: str = IDS, *, patch_size: int = 16, learned: bool = False
+) -> Modality:
     return Modality(
         name, IMAGE_TOKENS, vocab_size, image_size=224, patch_size=patch_size,
-        learned_positions=learned,
+        learned_positions=learned, content=content,
+        source="" if content == IDS else name.removeprefix("tok_"),
     )  # fmt: skip
 
 
-def _text(name: str, max_length: int) -> Modality:
-    return Modality(name, SEQUENCE, 30_000, max_length=max_length)
+def _text(name: str, max_length: int, content: str = TEXT) -> Modality:
+    return Modality(name, SEQUENCE, 30_000, max_length=max_length, content=content)
 
 
 _ENTRIES = (
-    Modality("rgb", PATCHES, image_size=224, patch_size=16, channels=3),
+    Modality("rgb", PATCHES, image_size=224, patch_size=16, channels=3, content=IMAGE),
     _text("caption", 256),
-    _text("det", 256),
-    _image("tok_rgb", 16_384),
-    _image("tok_depth", 8192),
-    _image("tok_normal", 8192),
-    _image("tok_semseg", 4096),
+    _text("det", 256, BOXES),
+    _image("tok_rgb", 16_384, IMAGE),
+    _image("tok_depth", 8192, IMAGE),
+    _image("tok_normal", 8192, IMAGE),
+    _image("tok_semseg", 4096, LABELS),
     _image("tok_clip", 8192),
     Modality("t5_caption", SEQUENCE_EMBEDDINGS, max_length=77, channels=4096),
     _text("metadata", 40),
     _text("human_poses", 263),
     _text("color_palette", 23),
     _text("sam_instance", 290),
-    _image("tok_canny_edge", 8192),
-    _image("tok_sam_edge", 8192),
+    _image("tok_canny_edge", 8192, IMAGE),
+    _image("tok_sam_edge", 8192, IMAGE),
     _image("tok_dinov2", 8192, patch_size=14),
     _image("tok_imagebind", 8192, patch_size=14),
     _image("tok_dinov2_global", 8192, patch_size=56, learned=True),
