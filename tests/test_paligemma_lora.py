@@ -21,6 +21,7 @@ from medjax.evaluation.predictions import read_jsonl
 from medjax.models import lora, params, variants
 from medjax.models.paligemma import PaliGemma
 from medjax.training import loss_scaling, optimizers, stage
+from medjax.training.objectives.paligemma import Answers
 from medjax.training.step import TrainState, make_train_step, split
 
 RECIPE = "configs/paligemma_lora.py"
@@ -62,7 +63,7 @@ def test_step_at_full_size(dtype):
     assert params.count(model, nnx.LoRAParam) == trainable == 9_805_824
     assert params.count(model) == 2_923_466_480 + trainable
 
-    _, dropping, trained, rest = split(model)
+    _, dropping, trained, carried, rest = split(model)
     optimizer = optimizers.create(config.optimizer, 1000)
     batch, length, side = config.batch_size, config.text_length, config.image_size
     ints = jax.ShapeDtypeStruct((batch, length), jnp.int32)
@@ -73,16 +74,18 @@ def test_step_at_full_size(dtype):
         trained,
         jax.eval_shape(optimizer.init, trained),
         jax.eval_shape(lambda: loss_scaling.create(dtype)),
+        carried,
+        {},
     )
     step = make_train_step(
         dropping,
+        Answers(config.loss.normalize),
         optimizer,
         seed=0,
-        normalize=config.loss.normalize,
         accumulation=config.accumulation,
         skip_overflows=dtype == jnp.float16,
     )
-    lowered = jax.jit(step).lower(state, rest, arrays)
+    lowered = jax.jit(step).lower(state, rest, (), arrays)
     after, metrics = lowered.out_info
     shapes = jax.tree.map(lambda x: (x.shape, x.dtype), (after.params, after.opt_state))
     assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype), (state.params, state.opt_state))

@@ -43,12 +43,14 @@ class Batch:
       truncated: bool [B], whose text was cut.
       valid: bool [B], false for rows that only fill up the last batch of an evaluation; their
         `mask_loss` is zero.
+      source: of its examples, if all are of one.
     """
 
     arrays: dict[str, np.ndarray]
     ids: tuple[str, ...]
     truncated: np.ndarray
     valid: np.ndarray
+    source: str = ""
 
 
 class ExampleTransform:

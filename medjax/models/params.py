@@ -12,6 +12,10 @@ from medjax.errors import UserError
 Named = dict[str, Any]
 
 
+class Carried(nnx.Variable):
+    """What a step of training changes without a gradient, such as a codebook."""
+
+
 def flatten(state: nnx.State | nnx.Module) -> Named:
     """{"language_model/layers/mlp/up_proj/kernel": array, ...} of a state (or a model's Params)."""
     if isinstance(state, nnx.Module):

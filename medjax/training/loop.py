@@ -5,7 +5,7 @@ import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -20,17 +20,12 @@ from medjax.checkpoints.manager import Checkpoints
 from medjax.cli import say
 from medjax.data.batching import Batch, TrainIterator
 from medjax.errors import UserError
-from medjax.models.paligemma import PaliGemma
 from medjax.scaling import sharding
 from medjax.training import loss_scaling
+from medjax.training.objective import SUMMED, Figures, Objective
 from medjax.training.signals import StopRequest
 from medjax.training.step import TrainState, make_eval_step, make_train_step, split
 from medjax.training.writers import MetricsWriter
-
-_SAID = (
-    "loss", "accuracy", "grad_norm", "learning_rate", "examples_per_second", "skipped_steps",
-    "truncated_examples",
-)  # fmt: skip
 
 
 class Interrupted(Exception):
@@ -52,67 +47,86 @@ class Trainer:
 
     Attributes:
       state: what changes, see `TrainState`.
-      model: structure and frozen part are fixed; `model_with(params)` gives a usable model.
     """
 
     def __init__(
         self,
         model: nnx.Module,
+        objective: Objective,
         optimizer: optax.GradientTransformation,
         *,
         mesh: Mesh,
         dtype: np.dtype,
         seed: int = 0,
-        normalize: str = "example",
-        label_smoothing: float = 0.0,
         accumulation: int = 1,
+        average_decay: float = 0.0,
         frozen: Callable[[str], bool] = lambda name: False,
     ):
-        self._mesh = mesh
-        still, dropping, params, self._rest = split(model, frozen)
+        self._mesh, self._objective = mesh, objective
+        self._still, dropping, params, carried, self._rest = split(model, frozen)
         if not params:
             raise UserError("optimizer.lr_multipliers freeze every parameter; nothing is left")
-        self._still = still
         # Copied, since the step donates its state and the model may be wanted afterwards.
-        params = jax.tree.map(lambda x: jax.device_put(x.copy(), _layout(x, mesh)), params)
+        params, carried, average = (
+            {name: jax.device_put(x.copy(), _layout(x, mesh)) for name, x in named.items()}
+            for named in (params, carried, params if average_decay else {})
+        )
         moments = sharding.optimizer_shardings(optimizer, params, mesh)
         opt_state = jax.jit(optimizer.init, out_shardings=moments)(params)
         whole = sharding.replicated(mesh)
         rest = (jnp.int32(0), loss_scaling.create(dtype))
         step, loss_scale = jax.device_put(rest, whole)
-        self.state = TrainState(step, params, opt_state, loss_scale)
+        self._arrays = jax.device_put(objective.arrays, whole)
+        self.state = TrainState(step, params, opt_state, loss_scale, carried, average)
         layouts = jax.tree.map(lambda x: x.sharding, self.state)
         train_step = make_train_step(
             dropping,
+            objective,
             optimizer,
             seed=seed,
-            normalize=normalize,
-            label_smoothing=label_smoothing,
             accumulation=accumulation,
             skip_overflows=dtype == np.float16,
+            average_decay=average_decay,
         )
         # The state goes out as it came in, or the second step would be compiled anew.
-        self._train_step = jax.jit(train_step, donate_argnums=0, out_shardings=(layouts, None))
-        self._eval_step = jax.jit(make_eval_step(still, normalize=normalize))
+        self._train_step = jax.jit(
+            train_step, donate_argnums=0, out_shardings=(layouts, None), static_argnames="source"
+        )
+        self._eval_step = jax.jit(
+            make_eval_step(self._still, objective, seed=seed), static_argnames="source"
+        )
+        self._figures = jax.jit(objective.figures)
 
-    def model_with(self, params: dict[str, jax.Array] | None = None) -> PaliGemma:
-        """The model with these parameters, or with the present ones."""
-        return self._still.merge(self.state.params if params is None else params, self._rest)
+    @property
+    def _named(self) -> dict[str, jax.Array]:
+        """What a model is made of that is used: the averaged parameters, if there are any."""
+        return (self.state.average or self.state.params) | self.state.carried
 
-    def step(self, batch: dict[str, np.ndarray]):
-        """Trains on one batch of this process; returns the metrics, not waited for."""
-        put = sharding.put_batch(batch, self._mesh)
-        self.state, metrics = self._train_step(self.state, self._rest, put)
-        return metrics
+    def model_with(self, params: dict[str, jax.Array] | None = None) -> Any:
+        """The model with these parameters, or with the present ones (averaged, if they are)."""
+        return self._still.merge(self._named | (params or {}), self._rest)
+
+    def step(self, arrays: Mapping[str, np.ndarray], source: str = "") -> Figures:
+        """Trains on one batch of this process; returns the figures, not waited for."""
+        put = sharding.put_batch(arrays, self._mesh)
+        self.state, figures = self._train_step(
+            self.state, self._rest, self._arrays, put, source=source
+        )
+        return figures
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Mean loss and token accuracy over batches."""
-        totals = np.zeros(4)
-        for batch in batches:
-            put = sharding.put_batch(batch.arrays, self._mesh)
-            totals += np.asarray(self._eval_step(self.state.params, self._rest, put), np.float64)
-        loss, count, tokens, correct = totals
-        return {"loss": loss / max(count, 1), "accuracy": correct / max(tokens, 1)}
+        """The objective's figures over batches, but for their sums."""
+        total: Any = None
+        for number, batch in enumerate(batches):
+            put = sharding.put_batch({**batch.arrays, "valid": batch.valid}, self._mesh)
+            sums = self._eval_step(
+                self._named, self._rest, self._arrays, put, number, source=batch.source
+            )
+            # Exact for long sets, which float32 is not.
+            sums = jax.tree.map(lambda x: np.asarray(x, np.float64), sums)
+            total = sums if total is None else jax.tree.map(np.add, total, sums)
+        figures = self._figures(jax.tree.map(np.float32, total))
+        return {key: float(value) for key, value in figures.items() if key not in SUMMED}
 
 
 def train(
@@ -145,13 +159,13 @@ def train(
         with StopRequest() as stop:
             for step in range(start + 1, schedule.steps + 1):
                 batch = next(data)
-                window.add(step, batch, trainer.step(batch.arrays))
+                window.add(step, batch, trainer.step(batch.arrays, batch.source))
                 bar.update()
                 last = step == schedule.steps
                 loss, row = None, {}
                 if _due(step, schedule.log_every) or last:
                     row = window.flush(step)
-                    said = {key: row[key] for key in _SAID if key in row}
+                    said = {key: value for key, value in row.items() if key not in SUMMED}
                     say(f"{name} step {step}: " + _format(said))
                 if validation and (_due(step, schedule.eval_every) or last):
                     began = time.perf_counter()
@@ -217,7 +231,7 @@ class _Window:
 
     def _take(self) -> None:
         step, batch, metrics = self._pending.popleft()
-        values = {key: float(value) for key, value in metrics._asdict().items()}
+        values = {key: float(value) for key, value in metrics.items()}
         self._skips = self._skips + 1 if values["skipped"] else 0
         # A finite loss may have a gradient that is not, and then ruins the parameters.
         finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
@@ -242,17 +256,14 @@ class _Window:
         """Means and sums since the last time."""
         self.check()
         seconds = time.perf_counter() - self._since
-        done = [values for values in self._read if not values["skipped"]]
-        means = {
-            key: float(np.mean([values[key] for values in done]))
-            for key in ("loss", "accuracy", "grad_norm")
-            if done
-        }
+        means = _means([values for values in self._read if not values["skipped"]])
         extra = {
             "learning_rate": float(self._learning_rate(step - 1)),
             "examples_per_second": self._examples / seconds,
-            "tokens": sum(values["tokens"] for values in self._read),
         }
+        for key in SUMMED:
+            if values := [row[key] for row in self._read if key in row]:
+                extra[key] = sum(values)
         if skipped := sum(values["skipped"] for values in self._read):
             extra["skipped_steps"] = skipped
         if self._truncated:
@@ -260,6 +271,16 @@ class _Window:
         self._read, self._truncated, self._examples = [], 0, 0
         self._since = time.perf_counter()
         return means | extra
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Mean figures; what is not a number in some steps (a modality was absent) is of the others."""
+    columns: dict[str, list[float]] = {}
+    for row in rows:
+        for key, value in row.items():
+            if key not in (*SUMMED, "skipped") and not math.isnan(value):
+                columns.setdefault(key, []).append(value)
+    return {key: float(np.mean(values)) for key, values in columns.items()}
 
 
 def _format(values: dict[str, float]) -> str:

@@ -31,6 +31,7 @@ from medjax.models.paligemma import PaliGemma
 from medjax.scaling import kernels, precision, sharding
 from medjax.training import optimizers
 from medjax.training.loop import Schedule, Trainer, train
+from medjax.training.objectives.paligemma import Answers
 from medjax.workdir import Workdir
 
 
@@ -277,12 +278,11 @@ def run_stage(plan: Plan, workdir: Workdir, start: Start | None, tokenizer: Toke
     multipliers = tuple(config.optimizer.lr_multipliers)
     trainer = Trainer(
         model,
+        Answers(config.loss.normalize, config.loss.label_smoothing),
         optimizers.create(config.optimizer, steps),
         mesh=mesh,
         dtype=dtype,
         seed=config.seed,
-        normalize=config.loss.normalize,
-        label_smoothing=config.loss.label_smoothing,
         accumulation=config.accumulation,
         frozen=lambda parameter: optimizers.multiplier(parameter, multipliers) == 0,
     )

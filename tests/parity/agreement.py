@@ -21,6 +21,7 @@ from medjax.models import config as model_config
 from medjax.models.params import flatten
 from medjax.scaling import sharding
 from medjax.training.loop import Trainer
+from medjax.training.objectives.paligemma import Answers
 
 OWN = pathlib.Path(__file__).parents[1] / "reference"
 REFERENCE = pathlib.Path(os.environ.get("MEDJAX_REFERENCE") or OWN)
@@ -106,8 +107,8 @@ def _computed(folder: pathlib.Path, scratch: pathlib.Path) -> Results:
 
     # A step of the trainer itself.
     mesh = sharding.make_mesh({}, jax.devices()[:1])
-    trainer = Trainer(model, optax.sgd(0.1), mesh=mesh, dtype=np.dtype(np.float32))
-    np.testing.assert_allclose(trainer.step(batch).loss, before, rtol=1e-6)
+    trainer = Trainer(model, Answers(), optax.sgd(0.1), mesh=mesh, dtype=np.dtype(np.float32))
+    np.testing.assert_allclose(trainer.step(batch)["loss"], before, rtol=1e-6)
     (after, _), _ = loss(jax.device_get(nnx.state(trainer.model_with())), batch)
 
     checkpoint = tensors.in_memory(config, flatten(gradients), where="gradients")

@@ -21,6 +21,7 @@ from medjax.models.config import GemmaConfig, PaliGemmaConfig, SigLIPConfig
 from medjax.models.params import flatten
 from medjax.scaling import sharding
 from medjax.training.loop import Trainer
+from medjax.training.objectives.paligemma import Answers
 from medjax.training.stage import load_result
 
 MESHES = {
@@ -66,11 +67,9 @@ def train(mesh, weights, adapted: bool) -> dict[str, np.ndarray]:
     )
     # Adam divides by the gradients' size; a large epsilon keeps rounding of tiny ones from growing.
     optimizer = optax.adam(0.01, eps=1e-3) if adapted else optax.sgd(0.1, momentum=0.9)
-    trainer = Trainer(model, optimizer, mesh=mesh, dtype=np.dtype(np.float32), seed=1)
+    trainer = Trainer(model, Answers(), optimizer, mesh=mesh, dtype=np.dtype(np.float32), seed=1)
     metrics = [trainer.step(batch) for batch in batches()]
-    result = {
-        f"metrics/{k}": np.array([getattr(m, k) for m in metrics]) for k in metrics[0]._fields
-    }
+    result = {f"metrics/{k}": np.array([m[k] for m in metrics]) for k in metrics[0]}
     result |= {f"params/{name}": np.asarray(x) for name, x in trainer.state.params.items()}
     result |= {f"shards/{name}": x for name, x in shards(flatten(trainer.model_with())).items()}
     moments = optax.tree.get(trainer.state.opt_state, "mu" if adapted else "trace")

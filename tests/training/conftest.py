@@ -12,6 +12,7 @@ from medjax.models.paligemma import PaliGemma
 from medjax.scaling import sharding
 from medjax.training import optimizers
 from medjax.training.loop import Trainer
+from medjax.training.objectives.paligemma import Answers
 
 CONFIG = PaliGemmaConfig(
     image_size=8,
@@ -61,11 +62,14 @@ def make_batch():
 
 @pytest.fixture(scope="session")
 def make_trainer():
-    def make(model, *, dtype="float32", learning_rate=0.01, optimizer=None, **kwargs) -> Trainer:
+    def make(
+        model, *, objective=None, dtype="float32", learning_rate=0.01, optimizer=None, **kwargs
+    ) -> Trainer:
         config = config_lib.defaults().optimizer
         config.schedule, config.learning_rate = "constant", learning_rate
         return Trainer(
             model,
+            objective or Answers(),
             optimizer or optimizers.create(config, 100),
             mesh=sharding.make_mesh({"data": 1}, jax.devices()[:1]),
             dtype=np.dtype(dtype),

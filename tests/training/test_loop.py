@@ -18,7 +18,6 @@ from medjax.data.batching import Batch
 from medjax.errors import UserError
 from medjax.training import loss_scaling
 from medjax.training.loop import Interrupted, Schedule, train
-from medjax.training.step import Metrics
 
 BATCH = 2
 
@@ -36,13 +35,13 @@ class FakeTrainer:
         self.reports = reports or {}
         self.on_step = on_step
 
-    def step(self, arrays) -> Metrics:
+    def step(self, arrays, source="") -> dict[str, float]:
         step = int(self.state.step) + 1
         self.state = State(jnp.int32(step), self.state.seen + arrays["number"].sum())
         if self.on_step:
             self.on_step(step)
         values = dict(loss=1.0 / step, accuracy=0.5, tokens=3.0, grad_norm=2.0, skipped=0.0)
-        return Metrics(**values | self.reports.get(step, {}))
+        return values | self.reports.get(step, {})
 
     def evaluate(self, batches) -> dict[str, float]:
         step = int(self.state.step)

@@ -8,9 +8,11 @@ import optax
 import pytest
 from flax import nnx
 
+from medjax.data.batching import Batch
 from medjax.models import lora
 from medjax.models.params import flatten
 from medjax.training import optimizers
+from medjax.training.objectives.paligemma import Answers
 
 SGD = optax.sgd(1.0)
 
@@ -44,11 +46,11 @@ def test_loss_against_numpy(make_model, make_batch, make_trainer, normalize, smo
     wanted, accuracy = numpy_loss(model, batch, normalize, smoothing)
     other, _ = numpy_loss(model, batch, "token" if normalize == "example" else "example", smoothing)
     assert abs(wanted - other) > 1e-3  # the two differ on ragged rows
-    trainer = make_trainer(model, optimizer=SGD, normalize=normalize, label_smoothing=smoothing)
+    trainer = make_trainer(model, optimizer=SGD, objective=Answers(normalize, smoothing))
     metrics = trainer.step(batch)
-    np.testing.assert_allclose(metrics.loss, wanted, rtol=2e-6)
-    np.testing.assert_allclose(metrics.accuracy, accuracy, rtol=1e-6)
-    assert metrics.tokens == 27
+    np.testing.assert_allclose(metrics["loss"], wanted, rtol=2e-6)
+    np.testing.assert_allclose(metrics["accuracy"], accuracy, rtol=1e-6)
+    assert metrics["tokens"] == 27
 
 
 def test_gradient_norm_against_finite_differences(make_model, make_batch, make_trainer):
@@ -58,7 +60,7 @@ def test_gradient_norm_against_finite_differences(make_model, make_batch, make_t
     metrics = trainer.step(batch)
     gradient = jax.tree.map(lambda a, b: a - np.asarray(b), before, trainer.state.params)
     norm = np.sqrt(sum(np.square(g.astype(np.float64)).sum() for g in gradient.values()))
-    np.testing.assert_allclose(metrics.grad_norm, norm, rtol=1e-4)
+    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-4)
     # Along its own gradient, the loss rises by the squared norm of it.
     size = 1e-2 / norm
     losses = []
@@ -81,13 +83,16 @@ def test_accumulation_is_exact_on_ragged_lengths(
     batch = make_batch((1, 5, 2, 7, 0, 3, 6, 1))
     results = {}
     for parts in (1, *cuts):
-        trainer = make_trainer(make_model(), optimizer=SGD, accumulation=parts, normalize=normalize)
+        trainer = make_trainer(
+            make_model(), optimizer=SGD, accumulation=parts, objective=Answers(normalize)
+        )
         metrics = trainer.step(batch)
         results[parts] = jax.device_get((metrics, trainer.state.params))
     before = flatten(nnx.state(make_model(), nnx.LoRAParam))
     metrics, params = results[1]
     for parts in cuts:
-        np.testing.assert_allclose(results[parts][0], metrics, rtol=1e-5)
+        for name, value in metrics.items():
+            np.testing.assert_allclose(results[parts][0][name], value, rtol=1e-5, err_msg=name)
         for name, value in results[parts][1].items():
             moved = np.abs(params[name] - before[name]).max()
             assert moved > 1e-4
@@ -106,7 +111,7 @@ def test_adam_with_accumulation_learns_alike(make_model, make_batch, make_traine
     batch, losses = make_batch(), {}
     for parts in (1, 4):
         trainer = make_trainer(make_model(), accumulation=parts)
-        losses[parts] = [float(trainer.step(batch).loss) for _ in range(6)]
+        losses[parts] = [float(trainer.step(batch)["loss"]) for _ in range(6)]
     np.testing.assert_allclose(losses[1], losses[4], rtol=1e-4)
     assert losses[1][-1] < losses[1][0] - 0.1
 
@@ -177,7 +182,7 @@ def test_dropout_is_a_function_of_seed_and_step(make_model, make_batch, make_tra
         still = optax.sgd(0.0)  # so that losses differ by dropout alone
         model = make_model(dropout=0.4)
         trainer = make_trainer(model, seed=seed, optimizer=still, accumulation=accumulation)
-        return [float(trainer.step(batch).loss) for _ in range(steps)]
+        return [float(trainer.step(batch)["loss"]) for _ in range(steps)]
 
     first = losses(seed=0)
     assert losses(seed=0) == first
@@ -190,19 +195,19 @@ def test_dropout_is_a_function_of_seed_and_step(make_model, make_batch, make_tra
 def test_validation_has_no_dropout(make_model, make_batch, make_trainer):
     batch = make_batch()
     trainer = make_trainer(make_model(dropout=0.4))
-    found = [trainer.evaluate([_Batch(batch)])["loss"] for _ in range(2)]
+    found = [trainer.evaluate([as_batch(batch)])["loss"] for _ in range(2)]
     wanted, _ = numpy_loss(make_model(dropout=0.4), batch, "example")
     np.testing.assert_allclose(found, wanted, rtol=2e-6)
 
 
-class _Batch:
-    def __init__(self, arrays):
-        self.arrays = arrays
+def as_batch(arrays):
+    rows = len(arrays["tokens"])
+    return Batch(arrays, ("",) * rows, np.zeros(rows, bool), np.ones(rows, bool))
 
 
 def test_validation_weighs_examples_alike(make_model, make_batch, make_trainer):
     whole = make_batch((1, 5, 2, 7, 3, 3, 6, 1))
-    parts = [_Batch({k: v[i : i + 4] for k, v in whole.items()}) for i in (0, 4)]
+    parts = [as_batch({k: v[i : i + 4] for k, v in whole.items()}) for i in (0, 4)]
     # The last batch of an evaluation may be filled up with rows that have no loss.
     parts[1].arrays["mask_loss"] = parts[1].arrays["mask_loss"] * [[1], [1], [0], [0]]
     kept = {k: v[:6] for k, v in whole.items()}
@@ -210,3 +215,23 @@ def test_validation_weighs_examples_alike(make_model, make_batch, make_trainer):
     found = trainer.evaluate(parts)
     wanted, accuracy = numpy_loss(make_model(), kept, "example")
     np.testing.assert_allclose((found["loss"], found["accuracy"]), (wanted, accuracy), rtol=2e-6)
+
+
+def test_the_average_follows_the_parameters(make_model, make_batch, make_trainer):
+    decay, trainer = 0.5, make_trainer(make_model(), optimizer=SGD, average_decay=0.5)
+    wanted = {name: np.asarray(x) for name, x in trainer.state.params.items()}
+    for step in range(8):
+        trainer.step(make_batch(seed=step))
+        kept = min(decay, (1 + step) / (10 + step))
+        for name, x in trainer.state.params.items():
+            wanted[name] = kept * wanted[name] + (1 - kept) * np.asarray(x)
+    used = flatten(trainer.model_with())
+    for name, x in wanted.items():
+        assert np.abs(x - trainer.state.params[name]).max() > 1e-4
+        np.testing.assert_allclose(trainer.state.average[name], x, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(used[name], trainer.state.average[name])
+    # Validation is of what is used.
+    loss = trainer.evaluate([as_batch(make_batch())])["loss"]
+    np.testing.assert_allclose(
+        loss, numpy_loss(trainer.model_with(), make_batch(), "example")[0], rtol=2e-6
+    )

@@ -1,4 +1,4 @@
-"""Trains a tokenizer on one simulated device and on four; `test_tokenizer_step.py` runs it.
+"""Trains a tokenizer on one simulated device and on four; `test_tokenizer_objective.py` runs it.
 
 Usage: tokenizer_devices.py OUTPUT.npz. Keys of the output: <mesh>/<what>.
 """
@@ -13,7 +13,8 @@ from flax import nnx
 
 from medjax.models.tokenizers import ImageTokenizer, ImageTokenizerConfig, ViTConfig, VQConfig
 from medjax.scaling import sharding
-from medjax.training.tokenizer_step import create, make_tokenizer_step, split
+from medjax.training.loop import Trainer
+from medjax.training.objectives.tokenizer import Reconstruction
 
 MESHES = {"one": {}, "four": {"data": 2, "fsdp": 2}}
 NETWORK = ViTConfig(8, 1, 2, 2.0)
@@ -27,20 +28,21 @@ def train(mesh) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     drawn = jax.tree.map(lambda x: 0.25 * rng.standard_normal(x.shape, np.float32), state)
     placed = jax.tree.map(jax.device_put, drawn, sharding.shardings(state, mesh))
-    model, params, codebook = split(nnx.merge(graphdef, placed))
-    codebook["quantizer/counts"] = jnp.zeros_like(codebook["quantizer/counts"])
-    optimizer = optax.sgd(0.1)
-    step = jax.jit(make_tokenizer_step(model, CONFIG, optimizer, seed=3, accumulation=2))
-    state, restarted = create(params, codebook, optimizer), []
+    model = nnx.merge(graphdef, placed)
+    model.quantizer.counts.set_value(jnp.zeros_like(model.quantizer.counts.get_value()))
+    objective = Reconstruction(CONFIG, "tok")
+    trainer = Trainer(
+        model, objective, optax.sgd(0.1), mesh=mesh, dtype=np.dtype(np.float32), seed=3,
+        accumulation=2,
+    )  # fmt: skip
+    figures = []
     for _ in range(2):
         images = rng.uniform(-1, 1, (16, 8, 8, 3)).astype(np.float32)
-        batch = sharding.put_batch({"images": images}, mesh)
-        state, metrics = step(state, batch["images"])
-        restarted.append(metrics.restarted)
-    results = {**state.params, **state.codebook, **metrics._asdict()}
-    results |= {"restarted": jnp.stack(restarted)}
+        figures.append(trainer.step({"tok": images}))
+    results = {**trainer.state.params, **trainer.state.carried, **figures[-1]}
+    results |= {"restarted": jnp.stack([f["restarted"] for f in figures])}
     found = {name: np.asarray(array) for name, array in results.items()}
-    return found | {"devices": np.array(len(batch["images"].sharding.device_set))}
+    return found | {"devices": np.array(mesh.size)}
 
 
 def main(output: str) -> None:

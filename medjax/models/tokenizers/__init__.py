@@ -12,9 +12,9 @@ from medjax.models.tokenizers.config import (
     VQConfig,
 )
 from medjax.models.tokenizers.model import ImageTokenizer
-from medjax.models.tokenizers.vector_quantization import Codebook, CodebookState, Usage
+from medjax.models.tokenizers.vector_quantization import Codebook, Usage
 
 __all__ = [
-    "Codebook", "CodebookState", "ConvConfig", "FSQConfig", "ImageTokenizer",
+    "Codebook", "ConvConfig", "FSQConfig", "ImageTokenizer",
     "ImageTokenizerConfig", "Usage", "VQConfig", "ViTConfig",
 ]  # fmt: skip

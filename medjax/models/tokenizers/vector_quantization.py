@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from medjax.models.params import Carried
 from medjax.models.tokenizers.config import VQConfig
 from medjax.models.tokenizers.quantized import Quantized, straight_through
 
@@ -39,10 +40,6 @@ class Usage(NamedTuple):
 
     counts: Float[Array, "V"]
     sums: Float[Array, "V D"]
-
-
-class CodebookState(nnx.Variable):
-    """A part of the codebook: not trained by gradients, and in every checkpoint."""
 
 
 def prepared(latents: Float[Array, "... D"], distance: str) -> Float[Array, "... D"]:
@@ -107,9 +104,9 @@ class VectorQuantizer(nnx.Module):
         self.config = config
         shape = (config.num_codes, config.code_width)
         codes = prepared(jax.random.normal(rngs.params(), shape), config.distance)
-        self.codes = CodebookState(codes, axes=(None, None))
+        self.codes = Carried(codes, axes=(None, None))
         # Nothing was counted yet: the first step makes latents of all codes that it does not use.
-        self.counts = CodebookState(jnp.zeros(config.num_codes), axes=(None,))
+        self.counts = Carried(jnp.zeros(config.num_codes), axes=(None,))
 
     def __call__(self, latents: Float[Array, "... D"]) -> Quantized:
         """The nearest codes of latents."""

@@ -7,7 +7,6 @@ from flax import nnx
 
 from medjax.errors import UserError
 from medjax.models import params
-from medjax.models.tokenizers import CodebookState
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +137,8 @@ def test_other_images_are_refused(config, build, kind, given, message):
 def test_the_codebook_is_no_parameter(config, build):
     model = build(config())
     assert not [name for name in params.flatten(model) if name.startswith("quantizer")]
-    codebook = params.flatten(nnx.state(model, CodebookState))
+    codebook = params.flatten(nnx.state(model, params.Carried))
     assert {name: x.shape for name, x in codebook.items()} == {
         "quantizer/codes": (11, 3), "quantizer/counts": (11,),
     }  # fmt: skip
-    assert not params.flatten(nnx.state(build(config(quantizer="fsq")), CodebookState))
+    assert not params.flatten(nnx.state(build(config(quantizer="fsq")), params.Carried))

@@ -1,4 +1,4 @@
-"""The tokenizer's step: the codebook as state, parts, devices, repetition, and that it learns."""
+"""Training image tokenizers: the codebook as state, parts, devices, repetition, learning."""
 
 import functools
 import os
@@ -24,7 +24,9 @@ from medjax.models.tokenizers import (
     VQConfig,
     metrics,
 )
-from medjax.training.tokenizer_step import create, make_tokenizer_step, merge, split
+from medjax.training import loss_scaling
+from medjax.training.objectives.tokenizer import Reconstruction
+from medjax.training.step import TrainState, make_train_step, split
 
 SCRIPT = pathlib.Path(__file__).with_name("tokenizer_devices.py")
 NETWORK = ViTConfig(8, 1, 2, 2.0)
@@ -52,12 +54,28 @@ def images(rows: int = 8, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-1, 1, (rows, 8, 8, 3)).astype(np.float32)
 
 
+def start(taken, optimizer, dtype=jnp.float32) -> TrainState:
+    params, scale = taken.params, loss_scaling.create(dtype)
+    return TrainState(jnp.int32(0), params, optimizer.init(params), scale, taken.carried, {})
+
+
+def make_step(taken, config, optimizer, *, seed, reconstruction="l2", **kwargs):
+    """(state, images) -> (state, figures)."""
+    objective = Reconstruction(config, "tok", reconstruction)
+    step = make_train_step(taken.dropping, objective, optimizer, seed=seed, **kwargs)
+    return jax.jit(lambda state, images: step(state, taken.rest, (), {"tok": images}))
+
+
+def merge(taken, params, codebook):
+    return taken.still.merge(params | codebook, taken.rest)
+
+
 def steps(config, batches, *, dtype=jnp.float32, optimizer=None, **kwargs):
-    """The states and metrics of steps on batches."""
-    model, params, codebook = parts(config, dtype)
+    """The states and figures of steps on batches."""
+    taken = parts(config, dtype)
     optimizer = optimizer or optax.sgd(0.1)
-    state = create(params, codebook, optimizer, dtype)
-    step = jax.jit(make_tokenizer_step(model, config, optimizer, seed=3, **kwargs))
+    state = start(taken, optimizer, dtype)
+    step = make_step(taken, config, optimizer, seed=3, **kwargs)
     found = []
     for batch in batches:
         state, measured = step(state, batch)
@@ -71,7 +89,13 @@ def plain():
 
 
 def arrays(state) -> dict[str, np.ndarray]:
-    return {name: np.asarray(x) for name, x in (state.params | state.codebook).items()}
+    return {name: np.asarray(x) for name, x in (state.params | state.carried).items()}
+
+
+def assert_alike(found, wanted):
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_repeated_it_gives_the_same_bits(plain):
@@ -86,14 +110,14 @@ def test_a_batch_in_parts_is_the_batch(plain):
         wanted, found = arrays(state), arrays(other)
         for name, array in wanted.items():
             np.testing.assert_allclose(found[name], array, atol=2e-6, err_msg=name)
-        np.testing.assert_allclose(also, measured, rtol=1e-5, atol=1e-6)
-    assert float(plain[0][1].restarted) > 0
+        assert_alike(also, measured)
+    assert float(plain[0][1]["restarted"]) > 0
 
 
 def test_the_codebook_is_a_moving_average_of_the_batchs_latents():
     config = tiny(VQConfig(12, 3, "l2", decay=0.8, restart_below=0.0))
     (first, _), (second, measured) = steps(config, [images(), images(seed=1)])
-    model = merge(parts(config)[0], first.params, first.codebook)
+    model = merge(parts(config), first.params, first.carried)
     found = model.quantize(images(seed=1))
     latents, ids = np.asarray(found.latents).reshape(-1, 3), np.asarray(found.ids).ravel()
     members = np.eye(12)[ids]
@@ -106,20 +130,20 @@ def test_the_codebook_is_a_moving_average_of_the_batchs_latents():
     assert used.sum() > 2
     wanted = sums[used] / counts[used, None]
     np.testing.assert_allclose(after["quantizer/codes"][used], wanted, rtol=1e-4, atol=1e-5)
-    assert measured.restarted == 0
-    np.testing.assert_allclose(measured.use, (members.sum(0) > 0).mean(), rtol=1e-6)
+    assert measured["restarted"] == 0
+    np.testing.assert_allclose(measured["use"], (members.sum(0) > 0).mean(), rtol=1e-6)
 
 
 def test_dead_codes_become_latents_of_the_batch(plain):
     # Nothing was counted before the first step: a code lives if the step uses it enough.
-    _, params, codebook = parts(tiny())
-    model = merge(parts(tiny())[0], params, codebook)
+    taken = parts(tiny())
+    model = merge(taken, taken.params, taken.carried)
     found = model.quantize(images())
     latents = np.asarray(found.latents).reshape(-1, 3)
     counts = np.bincount(np.asarray(found.ids).ravel(), minlength=12)
     dead = 0.2 * counts < 0.05 * 32 / 12
     state, measured = plain[0]
-    assert measured.restarted == dead.sum() > 0
+    assert measured["restarted"] == dead.sum() > 0
     codes = arrays(state)["quantizer/codes"]
     distance = np.abs(codes[:, None] - latents).max(-1)
     assert (distance.min(1)[dead] < 1e-6).all()
@@ -134,33 +158,34 @@ def test_dead_codes_become_latents_of_the_batch(plain):
 def test_the_loss_is_reconstruction_and_commitment():
     config = tiny(VQConfig(12, 3, "l2", commitment=0.3))
     ((_, measured),) = steps(config, [images()])
-    model = merge(*parts(config))
+    taken = parts(config)
+    model = merge(taken, taken.params, taken.carried)
     found = model.quantize(images())
     codes = np.asarray(found.codes)
     commitment = 0.3 * ((np.asarray(found.latents) - codes) ** 2).mean()
     error = np.mean((np.asarray(model.decode(found.ids)) - images()) ** 2)
-    np.testing.assert_allclose(measured.commitment, commitment, rtol=1e-5)
-    np.testing.assert_allclose(measured.reconstruction, error, rtol=1e-5)
-    np.testing.assert_allclose(measured.loss, error + commitment, rtol=1e-5)
+    np.testing.assert_allclose(measured["commitment"], commitment, rtol=1e-5)
+    np.testing.assert_allclose(measured["reconstruction"], error, rtol=1e-5)
+    np.testing.assert_allclose(measured["loss"], error + commitment, rtol=1e-5)
 
 
 def test_gradients_reach_the_encoder_through_the_codes():
     config = tiny(VQConfig(12, 3, commitment=0.0))
-    _, params, codebook = parts(config)
+    params, codebook = parts(config).params, parts(config).carried
     ((state, _),) = steps(config, [images()])
     moved = {name for name in params if np.ptp(state.params[name] - params[name]) > 0}
     assert "encoder/patch_embedding/kernel" in moved
     assert "decoder/to_pixels/kernel" in moved
-    assert set(codebook) == set(state.codebook)
+    assert set(codebook) == set(state.carried)
 
 
 def test_without_a_codebook_parts_are_the_whole_too():
     config, masks = tiny(FSQConfig((3, 4)), "mask"), discs(8)[:, 4:12, 4:12]
     ((state, whole),) = steps(config, [masks], reconstruction="cross_entropy")
     ((_, parts),) = steps(config, [masks], reconstruction="cross_entropy", accumulation=2)
-    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
-    assert state.codebook == {}
-    assert whole.commitment == whole.restarted == 0
+    assert_alike(parts, whole)
+    assert state.carried == {}
+    assert whole["commitment"] == whole["restarted"] == 0
 
 
 def discs(count: int, seed: int = 0) -> np.ndarray:
@@ -178,20 +203,18 @@ def discs(count: int, seed: int = 0) -> np.ndarray:
 def test_it_learns_masks_that_it_never_saw():
     network = ConvConfig((8, 16))
     config = ImageTokenizerConfig("mask", 16, 4, 3, network, network, FSQConfig((5, 5, 5)))
-    model, params, codebook = split(ImageTokenizer(config, rngs=nnx.Rngs(0)))
+    taken = split(ImageTokenizer(config, rngs=nnx.Rngs(0)))
     optimizer = optax.adam(5e-3)
-    step = jax.jit(
-        make_tokenizer_step(model, config, optimizer, seed=0, reconstruction="cross_entropy")
-    )
-    state, train, held_out = create(params, codebook, optimizer), discs(64), discs(16, seed=1)
+    step = make_step(taken, config, optimizer, seed=0, reconstruction="cross_entropy")
+    state, train, held_out = start(taken, optimizer), discs(64), discs(16, seed=1)
 
     @jax.jit
     def dice(params):
-        tokenizer = merge(model, params, codebook)
+        tokenizer = merge(taken, params, {})
         labels = tokenizer.decode(tokenizer.encode(held_out)).argmax(-1)
         return jnp.nanmean(metrics.dice(labels, held_out, 3), axis=0)
 
-    before = dice(params)
+    before = dice(taken.params)
     for i in range(60):
         state, _ = step(state, train[(np.arange(16) + 16 * i) % 64])
     after = dice(state.params)
@@ -205,7 +228,7 @@ def test_a_step_that_overflows_changes_the_loss_scale_alone():
     # The first steps find the scale.
     batches = [images()] * 4 + [np.full((8, 8, 8, 3), 1e38, np.float32)] + [images()] * 2
     found = steps(config, batches, dtype=jnp.float16, skip_overflows=True)[3:6]
-    assert [float(m.skipped) for _, m in found] == [0, 1, 0]
+    assert [float(m["skipped"]) for _, m in found] == [0, 1, 0]
     (first, _), (second, _), (third, _) = found
     for name, array in arrays(first).items():
         assert np.isfinite(array).all()
@@ -253,23 +276,23 @@ def test_it_learns_to_show_slices_that_it_never_saw():
         "image", 32, 4, 1, network, network, VQConfig(64, 8, decay=0.9),
         (float(train.mean()),), (float(train.std()),),
     )  # fmt: skip
-    model, params, codebook = split(ImageTokenizer(config, rngs=nnx.Rngs(0)))
+    taken = split(ImageTokenizer(config, rngs=nnx.Rngs(0)))
     optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, 150))
-    step = jax.jit(make_tokenizer_step(model, config, optimizer, seed=0))
-    state = create(params, codebook, optimizer)
+    step = make_step(taken, config, optimizer, seed=0)
+    state = start(taken, optimizer)
     rng = np.random.default_rng(0)
 
     @jax.jit
     def measured(params, codebook):
-        tokenizer = merge(model, params, codebook)
+        tokenizer = merge(taken, params, codebook)
         ids = tokenizer.encode(held_out)
         counts = metrics.code_counts(tokenizer.encode(train), config.vocab_size)
         return metrics.psnr(tokenizer.decode(ids), held_out, 2.0).mean(), counts
 
-    before, _ = measured(params, codebook)
+    before, _ = measured(taken.params, taken.carried)
     for _ in range(150):
         state, _ = step(state, train[rng.choice(len(train), 8, replace=False)])
-    after, counts = measured(state.params, state.codebook)
+    after, counts = measured(state.params, state.carried)
     mean_image = np.broadcast_to(train.mean(0), held_out.shape)
     baseline = metrics.psnr(mean_image, held_out, 2.0).mean()
     print(f"PSNR {before:.2f} -> {after:.2f} dB, mean image {baseline:.2f} dB, "

@@ -1,0 +1,1 @@
+"""One objective a kind of model; see `training.objective`."""
