@@ -23,10 +23,10 @@ def main() -> int:
     args, overrides = parser.parse_known_args()
 
     from medjax import config as config_lib
-    from medjax import pipeline, workdir
+    from medjax import pipelines, workdir
 
     config = config_lib.override(workdir.read_config(args.workdir), overrides)
-    outcome = pipeline.evaluate(config, workdir.Workdir.of(args.workdir), args.part)
+    outcome = pipelines.evaluate(config, workdir.Workdir.of(args.workdir), args.part)
     if args.json:
         print(json.dumps(outcome))
     return 0

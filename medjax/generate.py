@@ -58,7 +58,7 @@ def main() -> int:
     args = _parser().parse_args()
 
     # Imported once the command line is known to be good: jax takes seconds.
-    from medjax.ask import ask, part_of_image
+    from medjax.pipelines.paligemma.ask import ask, part_of_image
 
     part = part_of_image(pathlib.Path(args.image), {key: getattr(args, key) for key in _PART})
     decode = {name: getattr(args, name) for name in _DECODE if getattr(args, name) is not None}

@@ -31,7 +31,7 @@ def main() -> int:
     config = config_lib.load(args.config, overrides)
 
     # Imported once the config is known to be good: jax takes seconds.
-    from medjax.pipeline import Interrupted, run
+    from medjax.pipelines import Interrupted, run
 
     try:
         outcome = run(config, args.workdir or f"runs/{config.name}")

@@ -149,9 +149,9 @@ def tiny_run(own_data, tiny_weights) -> tuple[str, ...]:
 def finished_run(tmp_path_factory, tiny_run) -> pathlib.Path:
     """The workdir of `tiny_run`, trained, evaluated and exported. To be read only."""
     from medjax import config as config_lib
-    from medjax import pipeline
+    from medjax import pipelines
 
     path = tmp_path_factory.mktemp("runs") / "finished"
     recipe, *overrides = tiny_run
-    pipeline.run(config_lib.load(recipe.removeprefix("--config="), overrides), path)
+    pipelines.run(config_lib.load(recipe.removeprefix("--config="), overrides), path)
     return path

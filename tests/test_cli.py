@@ -11,10 +11,11 @@ import sys
 import pytest
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
-from medjax import cli, pipeline
+from medjax import cli
 from medjax.checkpoints.model_folder import read_config
 from medjax.data.tokenizer import train_tokenizer
 from medjax.errors import UserError
+from medjax.pipelines.paligemma import run as pipeline
 
 Outcome = collections.namedtuple("Outcome", "code out err")
 

@@ -10,7 +10,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 from PIL import Image
 
-from medjax import ask, cli, generate, workdir
+from medjax import cli, generate, workdir
 from medjax import config as config_lib
 from medjax.checkpoints import model_folder
 from medjax.data import image
@@ -20,6 +20,7 @@ from medjax.decoding import DecodeConfig, Decoder
 from medjax.evaluation.predictions import Prediction
 from medjax.models import params, variants
 from medjax.models.paligemma import PaliGemma
+from medjax.pipelines.paligemma import ask
 
 IMAGE_SIZE, TEXT_LENGTH, STEPS = 16, 24, 5
 PROMPTS = ("detect brain", "caption en")

@@ -20,7 +20,8 @@ from medjax.data.tokenizer import Tokenizer
 from medjax.evaluation.predictions import read_jsonl
 from medjax.models import lora, params, variants
 from medjax.models.paligemma import PaliGemma
-from medjax.training import loss_scaling, optimizers, stage
+from medjax.pipelines.fit import lora_config
+from medjax.training import loss_scaling, optimizers
 from medjax.training.objectives.paligemma import Answers
 from medjax.training.step import TrainState, make_train_step, split
 
@@ -54,7 +55,7 @@ def test_step_at_full_size(dtype):
         model = PaliGemma(
             sizes, dtype=dtype, param_dtype=dtype, remat=config.remat, rngs=nnx.Rngs(0)
         )
-        lora.apply(model, stage.lora_config(config), rngs=nnx.Rngs(1))
+        lora.apply(model, lora_config(config), rngs=nnx.Rngs(1))
         return model
 
     model = nnx.eval_shape(create)
@@ -90,7 +91,7 @@ def test_step_at_full_size(dtype):
     shapes = jax.tree.map(lambda x: (x.shape, x.dtype), (after.params, after.opt_state))
     assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype), (state.params, state.opt_state))
     assert {x.dtype for x in after.params.values()} == {np.dtype(np.float32)}
-    assert metrics.loss.shape == ()
+    assert metrics["loss"].shape == ()
     # Neither the logits of a whole batch nor a mask of all pairs of tokens is ever made.
     text, tokens = lowered.as_text(), 256 + length - 1
     assert f"x{sizes.llm.vocab_size}x{sizes.llm.width}x" in text.replace("<", "x")

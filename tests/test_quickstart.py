@@ -18,7 +18,7 @@ from medjax import config as config_lib
 from medjax.checkpoints import model_folder, probe
 from medjax.data import setup
 from medjax.evaluation.predictions import read_jsonl
-from medjax.training import stage
+from medjax.pipelines.paligemma import stage
 
 _ROOT = pathlib.Path(__file__).parents[1]
 

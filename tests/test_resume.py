@@ -30,11 +30,11 @@ def arguments(tiny_run):
 def whole(arguments, tmp_path_factory):
     """The workdir of a run that nothing disturbed."""
     from medjax import config as config_lib
-    from medjax import pipeline
+    from medjax import pipelines
 
     path = tmp_path_factory.mktemp("whole") / "run"
     recipe, *overrides = arguments
-    pipeline.run(config_lib.load(recipe.removeprefix("--config="), overrides), path)
+    pipelines.run(config_lib.load(recipe.removeprefix("--config="), overrides), path)
     return path
 
 

@@ -19,10 +19,10 @@ from medjax.models import lora
 from medjax.models.build import build
 from medjax.models.config import GemmaConfig, PaliGemmaConfig, SigLIPConfig
 from medjax.models.params import flatten
+from medjax.pipelines.paligemma.stage import load_result
 from medjax.scaling import sharding
 from medjax.training.loop import Trainer
 from medjax.training.objectives.paligemma import Answers
-from medjax.training.stage import load_result
 
 MESHES = {
     "single": {},

@@ -1,10 +1,4 @@
-"""The configuration: every key with its default, and how a recipe and the command line change it.
-
-A recipe is a Python file with `get_config(arg)` that returns an ml_collections ConfigDict with the
-keys that it wants different (google-research/big_vision's idiom). Keys that are not listed here are
-errors. `stages` may name several trainings that follow one another in one run; each is a ConfigDict
-of what differs from the rest of the config.
-"""
+"""Recipes and command lines become configs; what no run could use is refused."""
 
 import ast
 import copy
@@ -18,142 +12,27 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from medjax.config import fourm, paligemma
+from medjax.config.family import PARTS, Family
 from medjax.errors import UserError
 
+FAMILIES: dict[str, Family] = {f.name: f for f in (paligemma.FAMILY, fourm.FAMILY)}
 
-def defaults() -> ConfigDict:
+
+def defaults(family: str = "paligemma") -> ConfigDict:
     """Every key that a recipe may set. Sources and models have keys of their own, see there."""
-    return ConfigDict(
-        {
-            "name": "run",  # names the default workdir, runs/<name>
-            "seed": 0,
-            # What is trained.
-            "model": "",  # an official name, a .json file, or ConfigDict(img=..., llm=...)
-            "init": "",  # weights: big_vision .npz, Hugging Face folder or medjax model folder
-            "tokenizer": "",  # sentencepiece file; none: the one of `init`, else one is trained
-            "tokenizer_vocab_size": 256,  # of a trained tokenizer, loc and seg tokens not counted
-            "ordered_loc_init": False,  # start loc tokens as smooth functions of their number
-            "image_size": 224,  # pixels
-            "text_length": 128,  # tokens of question and answer together, 2 at least
-            "dtype": "auto",  # of matmuls: auto, float32, bfloat16, float16
-            "param_dtype": "auto",  # of weights that do not train: auto is dtype
-            "remat": "none",  # what the backward pass recomputes: none, dots, full
-            # Implementations, see kernels/README.md: auto, reference, xla, pallas_triton.
-            "kernels": {"attention": "auto", "cross_entropy": "auto"},
-            "lora": {
-                "rank": 0,  # 0: no adapters, all weights train
-                "alpha": 16.0,
-                "dropout": 0.0,
-                "targets": ("q_proj", "k_proj", "v_proj", "o_proj",
-                            "gate_proj", "up_proj", "down_proj"),
-                "towers": ("language_model",),  # and "vision_tower"
-                "init": "kaiming",  # or normal
-            },
-            # On what: name -> ConfigDict(source=..., and what else SOURCE_DEFAULTS has)
-            "data": {
-                "dir": "",  # where built datasets are kept; none: the user's cache
-                "train": {},
-                "validation": {},
-                "test": {},
-                "on_bad_example": "error",  # or skip (and count)
-                "on_long_text": "truncate",  # (and count) or error: a bad example
-                # Random variations of training images; sizes, see data/augment.py.
-                "augment": {"shift": 0.0, "zoom": 0.0, "turn": 0.0,
-                            "contrast": 0.0, "gamma": 0.0, "noise": 0.0},
-                "image_cache_mib": 256,  # resized images kept in memory
-                "workers": 0,  # processes that read ahead; 0: threads alone
-            },
-            # How.
-            "batch_size": 16,  # examples per optimizer step, on all devices together
-            "accumulation": 1,  # parts that a batch is cut into, one after another
-            "steps": 0,  # or:
-            "epochs": 0.0,  # passes over the training data
-            "optimizer": {
-                "optax_name": "adamw",  # any optimizer of optax
-                "learning_rate": 1e-4,
-                "weight_decay": 0.0,  # on matrices; norms and biases are spared
-                "options": {},  # further arguments of the optimizer, such as b2
-                "schedule": "cosine",  # after the warm-up: cosine, linear, constant
-                "warmup_steps": 0,
-                "clip_norm": 0.0,  # 0: off
-                # ((regular expression, multiplier), ...): the first that is found in a parameter's
-                # name counts; 0 freezes.
-                "lr_multipliers": (),
-            },
-            "loss": {
-                "normalize": "example",  # mean over examples of their mean, or token: over tokens
-                "label_smoothing": 0.0,
-            },
-            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},  # -1: what the others leave
-            # When (steps; 0: never).
-            "log_every": 50,
-            "eval_every": 0,
-            "checkpoint_every": 500,
-            "keep_latest": 1,
-            "keep_best": 1,  # by validation loss
-            "restore_best": False,  # end with the best weights rather than the last
-            # The end of a run.
-            "decode": {
-                "method": "greedy",
-                "max_new_tokens": 32,
-                "temperature": 1.0,
-                "top_p": 1.0,
-                "num_samples": 1,
-                "num_beams": 1,
-                "length_penalty": 1.0,
-            },
-            "evaluate": {
-                "batch_size": 32,
-                "majority": True,  # also the majority answer of the training data
-                "every_stage": True,  # also the model of each earlier stage
-                "examples": 0,  # at most so many of each test set; 0: all
-                # The key of the data that says which examples depend on one another, such as
-                # "patient": intervals are over these. None: the images.
-                "group": "",
-            },
-            "export": {"huggingface": True, "verify": True, "dtype": "float32"},
-            "stages": {},
-            "stage_order": (),  # of the stages' names; none: alphabetical
-        },
-        allow_dotted_keys=False,
-    )  # fmt: skip
+    return ConfigDict(FAMILIES[family].keys(), allow_dotted_keys=False)
 
 
-# Keys whose ConfigDicts have names of the user's own choice.
-_OPEN = {"data.train", "data.validation", "data.test", "optimizer.options", "model", "stages"}
+def _family(config: ConfigDict, where: str = "config") -> Family:
+    name = config.get("family", "paligemma")
+    if name not in FAMILIES:
+        raise UserError(f"{where}: family is {name!r}, none of {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
 
 _OVERRIDE = re.compile(r"--?(?:no)?config\.(?P<name>[^=\s]+)(?:=(?P<value>.*))?", re.DOTALL)
 _OPTIONS = re.compile(r"(?:stages\.[^.]+\.)?optimizer\.options")
-
-# What stages have in common: each starts with the model that the one before it has trained.
-_WHOLE_RUN = (
-    "name", "model", "init", "tokenizer", "tokenizer_vocab_size", "image_size",
-    "kernels", "data.dir", "data.test", "evaluate", "export",
-)  # fmt: skip
-
-SOURCE_DEFAULTS = {"source": "", "split": "", "tasks": (), "image_root": "", "weight": 1.0}
-
-_IMPLEMENTATIONS = ("auto", "reference", "xla", "pallas_triton")
-_CHOICES = {
-    "dtype": ("auto", "float32", "bfloat16", "float16"),
-    "param_dtype": ("auto", "float32", "bfloat16", "float16"),
-    "remat": ("none", "dots", "full"),
-    "kernels.attention": _IMPLEMENTATIONS,
-    "kernels.cross_entropy": _IMPLEMENTATIONS,
-    "optimizer.schedule": ("cosine", "linear", "constant"),
-    "loss.normalize": ("example", "token"),
-    "data.on_bad_example": ("error", "skip"),
-    "data.on_long_text": ("truncate", "error"),
-    "export.dtype": ("float32", "bfloat16", "float16"),
-}
-_AT_LEAST = {
-    "batch_size": 1, "accumulation": 1, "image_size": 1, "text_length": 2, "keep_latest": 1,
-    "evaluate.batch_size": 1, "tokenizer_vocab_size": 1,
-    "seed": 0, "steps": 0, "epochs": 0, "log_every": 0, "eval_every": 0, "checkpoint_every": 0,
-    "keep_best": 0, "evaluate.examples": 0, "lora.rank": 0, "data.workers": 0,
-    "data.image_cache_mib": 0, "optimizer.learning_rate": 0, "optimizer.weight_decay": 0,
-    "optimizer.warmup_steps": 0, "optimizer.clip_norm": 0, "loss.label_smoothing": 0,
-}  # fmt: skip
 
 
 def load(path_and_arg: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -232,7 +111,10 @@ def _open_stage_key(config: ConfigDict, name: str) -> None:
     elif not _has(config, key) or isinstance(_get(config, key), ConfigDict):
         return
     within = [key[: end.start()] for end in re.finditer(r"\.|$", key)]  # a, a.b, a.b.c
-    if not (_OPEN - {"optimizer.options"}).union(_WHOLE_RUN).isdisjoint(within):
+    family = _family(config)
+    if any(
+        k in family.whole_run or (family.is_open(k) and k != "optimizer.options") for k in within
+    ):
         return
     value = copy.deepcopy(_get(config, key))
     level = config.stages[stage]
@@ -302,53 +184,55 @@ def _recipe(path: str, arg: str) -> ConfigDict:
 
 def resolve(recipe: ConfigDict, where: str = "config") -> ConfigDict:
     """The defaults with the recipe's keys over them, checked."""
-    config = defaults()
-    _merge(config, recipe, "", where)
+    family = _family(recipe, where)
+    config = defaults(family.name)
+    _merge(config, recipe, "", where, family)
     check(config, where)
     return config
 
 
-def _merge(into: ConfigDict, source: ConfigDict, prefix: str, where: str) -> None:
+def _merge(into: ConfigDict, source: ConfigDict, prefix: str, where: str, family: Family) -> None:
     for key, value in source.items():
         name = f"{prefix}{key}"
-        if name in _OPEN:
+        if family.is_open(name):
             with into.ignore_type():
-                into[key] = _opened(name, value, where)
+                into[key] = _opened(name, value, where, family)
         elif key not in into:
             raise UserError(f"{where}: unknown key {name}; known here: {', '.join(sorted(into))}")
         elif isinstance(into[key], ConfigDict):
             if not isinstance(value, ConfigDict):
                 raise UserError(f"{where}: {name} must be a ConfigDict, not {value!r}")
-            _merge(into[key], value, f"{name}.", where)
+            _merge(into[key], value, f"{name}.", where, family)
         else:
             into[key] = _typed(name, value, into[key], where)
 
 
-def _opened(name: str, value: Any, where: str) -> Any:
+def _opened(name: str, value: Any, where: str, family: Family) -> Any:
     if name == "model":
         if not isinstance(value, str | ConfigDict):
             raise UserError(f"{where}: model must be a name, a .json file or a ConfigDict")
         return value
     if not isinstance(value, ConfigDict):
         raise UserError(f"{where}: {name} must be a ConfigDict, not {value!r}")
-    if name == "optimizer.options":
-        return value
     if name == "stages":
         for stage, changes in value.items():
             if not isinstance(changes, ConfigDict) or "stages" in changes:
                 raise UserError(f"{where}: stages.{stage} must be a ConfigDict without stages")
-            if whole := [name for name in _WHOLE_RUN if _has(changes, name)]:
+            if whole := [name for name in family.whole_run if _has(changes, name)]:
                 raise UserError(
                     f"{where}: stages.{stage} sets {', '.join(whole)}, which all stages of a run "
                     "share; set it outside of stages"
                 )
-        return ConfigDict({key: _floats(changes, defaults()) for key, changes in value.items()})
+        like = defaults(family.name)
+        return ConfigDict({key: _floats(changes, like) for key, changes in value.items()})
+    if name not in PARTS:
+        return value
     sources = ConfigDict()
     for key, spec in value.items():
-        full = ConfigDict(SOURCE_DEFAULTS)
+        full = ConfigDict(copy.deepcopy(dict(family.source)))
         if not isinstance(spec, ConfigDict):
             raise UserError(f"{where}: {name}.{key} must be a ConfigDict(source=...)")
-        _merge(full, spec, f"{name}.{key}.", where)
+        _merge(full, spec, f"{name}.{key}.", where, family)
         sources[key] = full
     return sources
 
@@ -380,22 +264,26 @@ def _floats(changes: ConfigDict, like: ConfigDict) -> ConfigDict:
 
 def check(config: ConfigDict, where: str = "config") -> None:
     """Raises UserError for a value that no run could use."""
-    for name, choices in _CHOICES.items():
+    family = _family(config, where)
+    for name, choices in family.choices.items():
         value = _get(config, name)
         if value not in choices:
             raise UserError(f"{where}: {name} is {value!r}, none of {', '.join(choices)}")
-    for name, least in _AT_LEAST.items():
+    for name, least in family.at_least.items():
         if not least <= _get(config, name) < math.inf:
             raise UserError(f"{where}: {name} is {_get(config, name)}; it must be at least {least}")
     if config.loss.label_smoothing >= 1:
         raise UserError(
             f"{where}: loss.label_smoothing is {config.loss.label_smoothing}; it must be below 1"
         )
+    if config.average_decay >= 1:
+        raise UserError(f"{where}: average_decay is {config.average_decay}; it must be below 1")
     if config.batch_size % config.accumulation:
         raise UserError(
             f"{where}: batch_size {config.batch_size} cannot be cut into accumulation = "
             f"{config.accumulation} equal parts"
         )
+    family.check(config, where)
     order = config.stage_order
     if order and sorted(order) != sorted(config.stages):
         raise UserError(
@@ -420,7 +308,7 @@ def stage_config(config: ConfigDict, stage: str, where: str = "config") -> Confi
     changes = result.stages[stage]
     result.unlock()
     result.stages, result.stage_order = ConfigDict(), ()
-    _merge(result, changes, "", f"{where}: stages.{stage}")
+    _merge(result, changes, "", f"{where}: stages.{stage}", _family(config))
     check(result, f"{where}: stages.{stage}")
     return result.lock()
 

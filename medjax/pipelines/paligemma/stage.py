@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from medjax.checkpoints import adapters, convert, model_folder, tensors
 from medjax.checkpoints.adapters import Base
 from medjax.checkpoints.hashes import remembered_hash
-from medjax.checkpoints.manager import Checkpoints
 from medjax.checkpoints.tensors import Checkpoint
 from medjax.cli import say
 from medjax.data import setup
@@ -26,11 +25,16 @@ from medjax.decoding.config import DecodeConfig
 from medjax.errors import UserError
 from medjax.models import build, params, variants
 from medjax.models.config import PaliGemmaConfig
-from medjax.models.lora import LoRAConfig
 from medjax.models.paligemma import PaliGemma
-from medjax.scaling import kernels, precision, sharding
-from medjax.training import optimizers
-from medjax.training.loop import Schedule, Trainer, train
+from medjax.pipelines.fit import (
+    check_optimizer,
+    fit,
+    leaves_weights,
+    lora_config,
+    make_mesh,
+    steps_of,
+)
+from medjax.scaling import kernels, precision
 from medjax.training.objectives.paligemma import Answers
 from medjax.workdir import Workdir
 
@@ -124,20 +128,6 @@ def model_config(config: ConfigDict, start: Start | None, tokenizer: Tokenizer) 
     return model
 
 
-def lora_config(config: ConfigDict) -> LoRAConfig | None:
-    """The adapters of a stage; None without (rank 0)."""
-    if not config.lora.rank:
-        return None
-    return LoRAConfig(
-        rank=config.lora.rank,
-        alpha=config.lora.alpha,
-        dropout=config.lora.dropout,
-        targets=tuple(config.lora.targets),
-        towers=tuple(config.lora.towers),
-        init=config.lora.init,
-    )
-
-
 def make_model(config: ConfigDict, model: PaliGemmaConfig, start: Start | None, tokenizer, mesh):
     """The stage's model with its adapters, on the mesh, and the dtype of its matmuls."""
     dtype = precision.resolve(config.dtype)
@@ -199,20 +189,11 @@ def plan(name: str, config: ConfigDict, model: PaliGemmaConfig, tokenizer: Token
         transform(source[0], np.random.default_rng(0))  # tried, so that it does not fail later
     DecodeConfig(**config.decode.to_dict())
     check_kernels(config, model)
-    steps = _steps(config, sum(len(source) for source, _ in sources.values()))
-    mesh = sharding.make_mesh(config.mesh)
-    if config.batch_size % (ways := config.accumulation * mesh.shape["data"] * mesh.shape["fsdp"]):
-        raise UserError(
-            f"batch_size {config.batch_size} is no multiple of {ways}, which is accumulation x "
-            "mesh.data x mesh.fsdp; change one of them"
-        )
+    steps = steps_of(config, sum(len(source) for source, _ in sources.values()))
+    mesh = make_mesh(config)
     adapted = lora_config(config)
     shapes = tensors.specs(model) if adapted is None else adapters.adapter_specs(model, adapted)
-    try:
-        optimizers.check(config.optimizer, steps, shapes)
-        optimizers.check_multipliers(shapes, config.optimizer.lr_multipliers)
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from error
+    check_optimizer(name, config, steps, shapes)
     planned = Plan(
         name,
         config,
@@ -254,9 +235,8 @@ def run_stage(plan: Plan, workdir: Workdir, start: Start | None, tokenizer: Toke
       UserError: something in the config or its data cannot be used.
     """
     name, config, mesh, steps = plan.name, plan.config, plan.mesh, plan.steps
-    folder = workdir.stage(name)
     base = None
-    if start is not None and _leaves_weights(config):
+    if start is not None and leaves_weights(config):
         start = hashed(start)
         base = start.origin
     transform = setup.make_transform(config, tokenizer)
@@ -274,62 +254,20 @@ def run_stage(plan: Plan, workdir: Workdir, start: Start | None, tokenizer: Toke
             )
 
     model, dtype = make_model(config, plan.model, start, tokenizer, mesh)
-    say(f"{name}: {params.trainable_share(model)}, {dtype} on {_devices(mesh)}, {steps:,} steps")
-    multipliers = tuple(config.optimizer.lr_multipliers)
-    trainer = Trainer(
+    trained = fit(
+        name,
+        config,
         model,
         Answers(config.loss.normalize, config.loss.label_smoothing),
-        optimizers.create(config.optimizer, steps),
+        _train_data(plan, transform),
+        steps=steps,
         mesh=mesh,
         dtype=dtype,
-        seed=config.seed,
-        accumulation=config.accumulation,
-        frozen=lambda parameter: optimizers.multiplier(parameter, multipliers) == 0,
-    )
-    checkpoints = Checkpoints(
-        folder / "checkpoints",
+        folder=workdir.stage(name),
         base=base,
-        keep_latest=config.keep_latest,
-        keep_best=config.keep_best,
+        validation=validation,
     )
-    try:
-        train(
-            trainer,
-            _train_data(plan, transform),
-            Schedule(steps, config.log_every, config.eval_every, config.checkpoint_every),
-            folder,
-            checkpoints=checkpoints,
-            learning_rate=optimizers.schedule(config.optimizer, steps),
-            validation=validation,
-            name=name,
-        )
-        best = checkpoints.best() if config.restore_best else None
-        if best is not None:
-            say(f"{name}: ending with the best checkpoint, step {best}")
-            trainer.state, _ = checkpoints.restore(best, trainer.state)
-    finally:
-        checkpoints.close()
-    _save(name, config, workdir, trainer.model_with(), start)
-
-
-def _leaves_weights(config: ConfigDict) -> bool:
-    """Whether some weights do not train, and so are in no checkpoint of the stage."""
-    return bool(config.lora.rank) or any(m == 0 for _, m in config.optimizer.lr_multipliers)
-
-
-def _steps(config: ConfigDict, examples: int) -> int:
-    if bool(config.steps) == bool(config.epochs):
-        raise UserError(
-            f"set steps or epochs, and not both (steps {config.steps}, epochs {config.epochs})"
-        )
-    return config.steps or max(1, int(np.ceil(config.epochs * examples / config.batch_size)))
-
-
-def _devices(mesh) -> str:
-    devices = mesh.devices.flat
-    kind = devices[0].device_kind
-    sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
-    return f"{mesh.size} {kind}" + (f" ({sizes})" if sizes else "")
+    _save(name, config, workdir, trained, start)
 
 
 def _save(name: str, config: ConfigDict, workdir: Workdir, model, start: Start | None) -> None:
@@ -347,19 +285,6 @@ def _save(name: str, config: ConfigDict, workdir: Workdir, model, start: Start |
             lora_config=adapted,
             base=base,
         )
-
-
-def own_mesh(config: ConfigDict) -> Mesh:
-    """A mesh of this process's devices, for what it does alone with a trained model.
-
-    It is the config's if that fits them; a run may be asked on another machine.
-    """
-    devices = jax.local_devices()
-    try:
-        return sharding.make_mesh(config.mesh, devices)
-    except UserError as error:
-        say(f"{error}; fsdp takes them all instead")
-        return sharding.make_mesh({"fsdp": -1}, devices)
 
 
 def load_result(folder: pathlib.Path, dtype: jnp.dtype, mesh: Mesh | None = None) -> PaliGemma:

@@ -19,9 +19,10 @@ from medjax.decoding.config import DecodeConfig
 from medjax.errors import UserError
 from medjax.evaluation import run as evaluation
 from medjax.evaluation.predictions import Prediction
-from medjax.pipeline import prepare_libraries
+from medjax.pipelines.fit import own_mesh
+from medjax.pipelines.libraries import prepare_libraries
+from medjax.pipelines.paligemma import stage as stages
 from medjax.scaling import precision
-from medjax.training import stage as stages
 
 
 def ask(
@@ -73,7 +74,7 @@ def ask(
     ]
     _check_prompts(examples, config, tokenizer)
     prepare_libraries()
-    dtype, mesh = precision.resolve(config.dtype), stages.own_mesh(config)
+    dtype, mesh = precision.resolve(config.dtype), own_mesh(config)
     model = stages.load_result(workdir.model(stage), dtype, mesh)
     height, width = pixels.shape[:2]
     # Whatever can be indexed is a source here, a list too.

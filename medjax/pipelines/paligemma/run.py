@@ -1,8 +1,7 @@
-"""A whole run: data, stages, evaluation, export; each part is skipped if it is done."""
+"""A run of PaliGemma: stages, answers to the test questions, an export to Hugging Face."""
 
 import itertools
 import json
-import logging
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +10,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from medjax import cache
 from medjax import config as config_lib
 from medjax import workdir as workdir_lib
 from medjax.checkpoints import convert, huggingface, probe
@@ -24,32 +22,14 @@ from medjax.errors import UserError
 from medjax.evaluation import run as evaluation
 from medjax.files import write_whole
 from medjax.models.config import PaliGemmaConfig
-from medjax.scaling import kernels, precision
-from medjax.training import stage as stages
-from medjax.training.loop import Interrupted
+from medjax.pipelines.fit import own_mesh
+from medjax.pipelines.paligemma import stage as stages
+from medjax.scaling import precision
 from medjax.workdir import Workdir
-
-__all__ = ["Interrupted", "evaluate", "run"]
 
 
 def run(config: ConfigDict, path: str | pathlib.Path) -> dict:
-    """Trains all stages, evaluates the last on the test data, and exports it.
-
-    Nothing is written before everything given has been checked.
-
-    Returns:
-      The results as `results.json` has them, and where everything lies.
-
-    Raises:
-      Interrupted: a signal asked to stop.
-      UserError: something given cannot be used.
-    """
-    prepare_libraries()
-    with kernels.using(config):
-        return _run(config, path)
-
-
-def _run(config: ConfigDict, path: str | pathlib.Path) -> dict:
+    """See `pipelines.run`."""
     workdir = workdir_lib.check(path, config)
     names = config_lib.stage_names(config)
     if all(workdir.model(name).exists() for name in names):
@@ -143,16 +123,6 @@ def _asked_stages(config: ConfigDict) -> tuple[str, ...]:
     return names if config.evaluate.every_stage else names[-1:]
 
 
-def prepare_libraries() -> None:
-    """Compiled programs are kept for the next run; libraries' notes stay out of the way."""
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "jax"))
-    # Else programs of several devices would have another name in each process; the kernels mark
-    # what they compute (medjax_kernels/mark.py).
-    jax.config.update("jax_remove_custom_partitioning_ptr_from_cache_key", True)
-    logging.getLogger("absl").setLevel(logging.ERROR)
-
-
 def _tokenizer(config, configs, workdir: Workdir, start: stages.Start | None) -> Tokenizer:
     if workdir.tokenizer.exists():
         return Tokenizer.load(workdir.tokenizer)
@@ -224,7 +194,6 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
     Raises:
       UserError: a stage is not trained yet, or there is no such data.
     """
-    prepare_libraries()
     names = config_lib.stage_names(config)
     for name in names:
         if not workdir.model(name).exists():
@@ -243,11 +212,10 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
         systems["majority answer"] = evaluation.majority(train, source, config.evaluate.group)
     for name in _asked_stages(config):
         stage = config_lib.stage_config(config, name)
-        dtype, mesh = precision.resolve(stage.dtype), stages.own_mesh(stage)
+        dtype, mesh = precision.resolve(stage.dtype), own_mesh(stage)
         model = stages.load_result(workdir.model(name), dtype, mesh)
         stages.check_kernels(stage, model.config)
-        with kernels.using(config):
-            systems[name] = evaluation.answer(model, tokenizer, source, stage, name)
+        systems[name] = evaluation.answer(model, tokenizer, source, stage, name)
     folder = workdir.evaluation if part == "test" else workdir.path / f"evaluation_{part}"
     (folder / "settings.json").unlink(missing_ok=True)  # it comes back when all is written
     title = f"{config.name}: {part} questions"
@@ -287,7 +255,7 @@ def export(config: ConfigDict, workdir: Workdir) -> dict:
         say(f"exported to {workdir.huggingface}; not verified (export.verify)")
     else:
         question = probe.make(source.checkpoint.config)
-        mesh = stages.own_mesh(config)
+        mesh = own_mesh(config)
         trained = probe.logits(source.checkpoint, question, source.adapter, mesh=mesh)
         written = probe.logits(huggingface.open_folder(workdir.huggingface), question, mesh=mesh)
         difference = probe.difference(trained, written)

@@ -1,0 +1,64 @@
+"""The keys of PaliGemma's configs."""
+
+from typing import Any
+
+from medjax.config import family
+from medjax.config.family import Family
+
+
+def _keys() -> dict[str, Any]:
+    keys = family.common(towers=("language_model",))  # and "vision_tower"
+    keys["data"] |= {"on_long_text": "truncate"}  # (and count) or error: a bad example
+    return keys | {
+        # What is trained.
+        "model": "",  # an official name, a .json file, or ConfigDict(img=..., llm=...)
+        "init": "",  # weights: big_vision .npz, Hugging Face folder or medjax model folder
+        "tokenizer": "",  # sentencepiece file; none: the one of `init`, else one is trained
+        "tokenizer_vocab_size": 256,  # of a trained tokenizer, loc and seg tokens not counted
+        "ordered_loc_init": False,  # start loc tokens as smooth functions of their number
+        "image_size": 224,  # pixels
+        "text_length": 128,  # tokens of question and answer together, 2 at least
+        "loss": {
+            "normalize": "example",  # mean over examples of their mean, or token: over tokens
+            "label_smoothing": 0.0,
+        },
+        # The end of a run.
+        "decode": {
+            "method": "greedy",
+            "max_new_tokens": 32,
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "num_samples": 1,
+            "num_beams": 1,
+            "length_penalty": 1.0,
+        },
+        "evaluate": {
+            "batch_size": 32,
+            "majority": True,  # also the majority answer of the training data
+            "every_stage": True,  # also the model of each earlier stage
+            "examples": 0,  # at most so many of each test set; 0: all
+            # The key of the data that says which examples depend on one another, such as
+            # "patient": intervals are over these. None: the images.
+            "group": "",
+        },
+        "export": {"huggingface": True, "verify": True, "dtype": "float32"},
+    }
+
+
+FAMILY = Family(
+    name="paligemma",
+    keys=_keys,
+    source={"source": "", "split": "", "tasks": (), "image_root": "", "weight": 1.0},
+    open=family.OPEN,
+    # What stages have in common: each starts with the model that the one before it has trained.
+    whole_run=(
+        *family.WHOLE_RUN, "model", "init", "tokenizer", "tokenizer_vocab_size", "image_size",
+    ),
+    choices={
+        **family.CHOICES,
+        "loss.normalize": ("example", "token"),
+        "data.on_long_text": ("truncate", "error"),
+        "export.dtype": ("float32", "bfloat16", "float16"),
+    },
+    at_least={**family.AT_LEAST, "image_size": 1, "text_length": 2, "tokenizer_vocab_size": 1},
+)  # fmt: skip

@@ -1,0 +1,50 @@
+"""A whole run of a family of models: data, stages, evaluation, export; what is done is skipped."""
+
+import pathlib
+from types import ModuleType
+
+from ml_collections import ConfigDict
+
+from medjax.pipelines.libraries import prepare_libraries
+from medjax.scaling import kernels
+from medjax.training.loop import Interrupted
+from medjax.workdir import Workdir
+
+__all__ = ["Interrupted", "evaluate", "run"]
+
+
+def run(config: ConfigDict, path: str | pathlib.Path) -> dict:
+    """Trains all stages, evaluates the last on the test data, and exports it.
+
+    Nothing is written before everything given has been checked.
+
+    Returns:
+      The results as `results.json` has them, and where everything lies.
+
+    Raises:
+      Interrupted: a signal asked to stop.
+      UserError: something given cannot be used.
+    """
+    prepare_libraries()
+    with kernels.using(config):
+        return _of(config).run(config, path)
+
+
+def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
+    """Evaluates a trained run on a part of its data; writes into its folder.
+
+    Raises:
+      UserError: a stage is not trained yet, or there is no such data.
+    """
+    prepare_libraries()
+    with kernels.using(config):
+        return _of(config).evaluate(config, workdir, part)
+
+
+def _of(config: ConfigDict) -> ModuleType:
+    """The family's own; imported when it is wanted, since each needs libraries of its own."""
+    if config.family == "fourm":
+        from medjax.pipelines.fourm import run as family
+    else:
+        from medjax.pipelines.paligemma import run as family
+    return family

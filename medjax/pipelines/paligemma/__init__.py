@@ -1,0 +1,1 @@
+"""PaliGemma: fine-tuning on questions about images."""
