@@ -42,6 +42,7 @@ class Modality:
       learned_positions: whether positions are learned; else they are sines and cosines.
       content: what a value is: "image" (pixels), "labels" (a class for each pixel), "text", "boxes"
         (with labels), "ids" (what the model reads), or a name in `transforms.TRANSFORMS`.
+      classes: of labels, the names of the classes from 0 on.
       source: the name of the value that it is made of, if that is not its own: the image that a
         tokenizer makes the tokens of.
       min_tokens: floor of its budgets, tokens; their cap is its length.
@@ -58,6 +59,7 @@ class Modality:
     channels: int | None = None
     learned_positions: bool = False
     content: str = IDS
+    classes: tuple[str, ...] = ()
     source: str = ""
     min_tokens: int = 0
     input_alphas: tuple[float, ...] = (1.0,)
@@ -75,6 +77,8 @@ class Modality:
             if (field in needed) != (value is not None) or (value is not None and value < 1):
                 wanted = "a number above 0" if field in needed else "nothing"
                 raise UserError(f"{where}: {field} is {value!r}; {self.kind} need {wanted} there")
+        if self.classes and self.content != LABELS:
+            raise UserError(f"{where}: classes are of labels, and its content is {self.content!r}")
         if self.image_size is not None and self.image_size % (self.patch_size or 1):
             raise UserError(
                 f"{where}: image_size {self.image_size} is no multiple of patch_size "

@@ -1,0 +1,132 @@
+"""The samples of a stage: its sources, and how each becomes rows of a batch."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from medjax.cli import say
+from medjax.data import setup
+from medjax.data.augment import Augment
+from medjax.data.samples import Sample, SampleSource, open_samples
+from medjax.data.samples.batching import make_eval_batches, make_train_iterator
+from medjax.data.streams import Batch, TrainIterator
+from medjax.data.wordpiece import WordPiece
+from medjax.errors import UserError
+from medjax.modalities.table import Modality
+from medjax.modalities.transforms import SampleTransform
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Samples with the modalities of the stage that they have, and how they become rows."""
+
+    samples: SampleSource
+    spec: ConfigDict
+    modalities: tuple[Modality, ...]
+    transform: SampleTransform
+
+
+def open_sources(
+    name: str,
+    config: ConfigDict,
+    part: str,
+    modalities: Sequence[Modality],
+    wordpiece: WordPiece | None = None,
+    channels: Mapping[str, int] | None = None,
+) -> dict[str, Source]:
+    """The sources of a part of a stage's data that have some of its modalities, by name.
+
+    One sample of each is transformed, so that what cannot be used is told of at once.
+
+    Args:
+      name: of the stage, for messages.
+      part: train, validation or test.
+      modalities: all that the stage can use.
+      channels: of what a tokenizer reads, by modality.
+
+    Raises:
+      UserError: no such source or modality, or its data cannot be used.
+    """
+    sources = {}
+    for key, spec in config.data[part].items():
+        if not spec.source:  # a place that a recipe keeps for one's own data
+            continue
+        where = f"{name}: data.{part}.{key}"
+        chosen = tuple(m for m in modalities if not spec.modalities or m.name in spec.modalities)
+        if not chosen:
+            continue
+        samples = open_samples(
+            spec.source,
+            split=spec.split,
+            names=list(dict.fromkeys(m.value for m in chosen)),
+            modalities=chosen,
+            channels=channels,
+            image_root=spec.image_root,
+            data_dir=setup.data_dir(config),
+            on_bad_example=config.data.on_bad_example,
+        )
+        if samples.faults:
+            faults = ", ".join(f"{count} {kind}" for kind, count in samples.faults.items())
+            say(f"{where}: bad rows left out: {faults}")
+        if not len(samples):
+            raise UserError(f"{where}: {spec.source} has no samples")
+        augment = Augment(**config.data.augment.to_dict()) if part == "train" else None
+        transform = SampleTransform(chosen, wordpiece, channels, augment)
+        transform(samples[0])
+        sources[key] = Source(samples, spec, chosen, transform)
+    return sources
+
+
+def train_data(config: ConfigDict, sources: Mapping[str, Source]) -> TrainIterator:
+    """The stage's endless training batches, each of one source."""
+    return make_train_iterator(
+        {key: (s.samples, s.spec.weight, s.transform) for key, s in sources.items()},
+        batch_size=config.batch_size,
+        seed=config.seed,
+        augment=bool(Augment(**config.data.augment.to_dict())),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=config.data.workers,
+    )
+
+
+def eval_data(
+    config: ConfigDict, sources: Mapping[str, Source], part: str
+) -> Callable[[], Iterator[Batch]] | None:
+    """Gives one pass over the sources, one after another; None if there are none.
+
+    A batch's source is "<part>.<name>", since train may have a source of the same name.
+    """
+    if not sources:
+        return None
+
+    def batches() -> Iterator[Batch]:
+        for key, source in sources.items():
+            for batch in make_eval_batches(
+                source.samples,
+                source.transform,
+                config.batch_size,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            ):
+                yield dataclasses.replace(batch, source=f"{part}.{key}")
+
+    return batches
+
+
+def evenly(samples: SampleSource, most: int) -> list[Sample]:
+    """At most so many samples, evenly spaced; all if `most` is 0."""
+    count = min(len(samples), most) if most else len(samples)
+    return [samples[i] for i in np.arange(count) * len(samples) // max(count, 1)]
+
+
+def lacking(name: str, config: ConfigDict, what: str) -> UserError:
+    """That a stage has nothing to train on."""
+    keys = " or ".join(f"data.train.{key}.source" for key in config.data.train)
+    return UserError(
+        f"{name}: there is no data with {what} to train on; set {keys or 'data.train in the recipe'}"
+        " to a dataset's name or a JSON-lines file"
+    )
