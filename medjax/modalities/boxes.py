@@ -30,12 +30,12 @@ def parse_boxes(wordpiece: WordPiece, ids: Sequence[int]) -> tuple[Box, ...]:
     out, and a label that is empty or has anything but pieces of words in it.
 
     Args:
-      ids: as a model wrote them; they end with the first [EOS].
+      ids: as a model wrote them; they end with the first [EOS]; [PAD] and [SOS] are silent.
     """
     bins = [{id_: bin_ for bin_, id_ in enumerate(of_axis)} for of_axis in wordpiece.coordinate_ids]
     coordinates = set().union(*bins)
-    special = {wordpiece.pad_id, wordpiece.unk_id, wordpiece.sos_id, *wordpiece.sentinel_ids}
-    ids = list(map(int, ids))
+    special = {wordpiece.unk_id, *wordpiece.sentinel_ids}
+    ids = [i for i in map(int, ids) if i not in (wordpiece.pad_id, wordpiece.sos_id)]
     if wordpiece.eos_id in ids:
         ids = ids[: ids.index(wordpiece.eos_id)]
     starts = [i for i in range(len(ids) - len(bins) + 1) if _begins(ids[i:], bins)]

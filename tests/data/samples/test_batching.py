@@ -99,7 +99,7 @@ def test_a_state_continues_on_another_number_of_processes(before, after):
 
 
 def test_workers_change_nothing():
-    threads, workers = make(), make(workers=2)
+    threads, workers = make(), make(workers=1)
     assert [joined([b]) for b in take(workers, 5)] == [joined([b]) for b in take(threads, 5)]
     workers.close()
 
