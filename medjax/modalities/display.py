@@ -1,10 +1,11 @@
 """From arrays to what people look at: pictures, and texts."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Integer, UInt8
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from medjax.data.samples.sample import UNKNOWN, Box
 from medjax.data.wordpiece import WordPiece
@@ -13,6 +14,7 @@ from medjax.modalities.boxes import parse_boxes
 from medjax.modalities.table import BOXES, IMAGE, LABELS, TEXT, Modality
 
 Picture = UInt8[np.ndarray, "H W 3"]
+_Corners = tuple[int, int, int, int]  # left, top, right, bottom
 
 # Of M. Okabe and K. Ito, "Color Universal Design" (2008): told apart by all kinds of colour vision.
 PALETTE = (
@@ -89,22 +91,48 @@ def boxes_picture(boxes: Iterable[Box], over: np.ndarray) -> Picture:
     """Boxes and their labels over an image; equal labels have one colour."""
     drawn = Image.fromarray(image_picture(over))
     draw = ImageDraw.Draw(drawn)
-    height, width = over.shape[:2]
+    width, height = drawn.size
     boxes = list(boxes)
     order = sorted({box.label for box in boxes})
-    size = max(8, min(height, width) // 16)
+    font = ImageFont.load_default(max(9, min(width, height) // 16))
+    taken: list[_Corners] = []
     for box in boxes:
         colour = PALETTE[order.index(box.label) % len(PALETTE)]
+        left, top = round(box.x1 * width), round(box.y1 * height)
         # The last pixel within the far edge.
-        corners = (
-            round(box.x1 * width),
-            round(box.y1 * height),
-            max(round(box.x2 * width) - 1, round(box.x1 * width)),
-            max(round(box.y2 * height) - 1, round(box.y1 * height)),
-        )
-        draw.rectangle(corners, outline=colour, width=max(1, min(height, width) // 112))
-        draw.text((corners[0] + 2, corners[1] + 1), box.label, fill=colour, font_size=size)
+        right, bottom = round(box.x2 * width) - 1, round(box.y2 * height) - 1
+        corners = left, top, max(right, left), max(bottom, top)
+        draw.rectangle(corners, outline=colour, width=max(1, min(width, height) // 112))
+        _, _, *extent = map(math.ceil, draw.textbbox((0, 0), box.label, font=font))
+        taken.append(_beside(corners, extent, drawn.size, taken))
+        draw.rectangle(taken[-1], fill=(0, 0, 0))
+        draw.text(taken[-1][:2], box.label, fill=colour, font=font)
     return np.asarray(drawn).copy()
+
+
+def _beside(
+    box: _Corners, extent: Sequence[int], size: tuple[int, int], taken: Iterable[_Corners]
+) -> _Corners:
+    """Where a label goes: to a corner of its box, in the picture, on no other label if it can."""
+    left, top, right, bottom = box
+    width, height = extent
+    places = [
+        (x, y)
+        for y in (top - height - 1, bottom + 1, top + 2, bottom - height - 1)
+        for x in (left, right - width)
+    ]
+    fitting = [
+        (x, y, x + width, y + height)
+        for x, y in places
+        if 0 <= x <= size[0] - width and 0 <= y <= size[1] - height
+    ]
+    free = [place for place in fitting if not any(_overlap(place, other) for other in taken)]
+    x = min(max(left, 0), max(size[0] - width, 0))
+    return next(iter(free or fitting), (x, top, x + width, top + height))
+
+
+def _overlap(a: _Corners, b: _Corners) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def text(modality: Modality, wordpiece: WordPiece, ids: Sequence[int] | np.ndarray) -> str:
