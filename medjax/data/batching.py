@@ -1,27 +1,35 @@
-"""Examples to batches with grain: the same order on one process, on many, and after a restart.
+"""Examples to batches for PaliGemma: see `streams` for their order.
 
-Position i in the endless stream of training examples is a function of (seed, sources, weights, i)
-alone. Batch k is the positions [k * B, (k + 1) * B); process p of n holds the p-th of n equal parts
-of every batch, so that the parts side by side are the batch of a single process. A checkpoint is
-one number, the next position, and so may be continued with another number of processes, of workers,
-or another batch size.
+Batch k is the positions [k * B, (k + 1) * B) of one stream of all sources, and so a checkpoint may
+be continued with another batch size.
 """
 
 import dataclasses
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import grain
 import numpy as np
-from absl import flags
 
 from medjax.data.augment import Augment
 from medjax.data.example import Example
 from medjax.data.prompts import TextTransform
-from medjax.errors import UserError
+from medjax.data.streams import (
+    Batch,
+    Row,
+    TrainIterator,
+    check_sources,
+    local_batch_size,
+    mapped,
+    mixed,
+    one_pass,
+    order_of,
+    read_ahead,
+    shuffled,
+    stack,
+)
 
-Row = dict[str, np.ndarray]
+__all__ = ["Batch", "ExampleTransform", "TrainIterator", "make_eval_batches", "make_train_iterator"]
 
 
 class Source(Protocol):
@@ -30,27 +38,6 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """What a step needs, and apart from it what people need to know about it.
-
-    Attributes:
-      arrays: for the device: `image` float32 [B, H, W, 3] in [-1, 1]; `tokens`, `mask_ar`,
-        `mask_loss`, `mask_input` int32 [B, T].
-      ids: of the examples, for messages and tables; "" for padding.
-      truncated: bool [B], whose text was cut.
-      valid: bool [B], false for rows that only fill up the last batch of an evaluation; their
-        `mask_loss` is zero.
-      source: of its examples, if all are of one.
-    """
-
-    arrays: dict[str, np.ndarray]
-    ids: tuple[str, ...]
-    truncated: np.ndarray
-    valid: np.ndarray
-    source: str = ""
 
 
 class ExampleTransform:
@@ -76,53 +63,6 @@ class ExampleTransform:
         packed = self.text(example)._asdict()
         row = {name: np.asarray(value) for name, value in packed.items()}
         return row | {"image": image, "id": np.asarray(example.id)}
-
-
-class TrainIterator(Iterator[Batch]):
-    """Endless batches of one process; `get_state` and `set_state` make it resumable."""
-
-    def __init__(
-        self, build: Callable[[int], grain.IterDataset], batch_size: int, order: dict[str, Any]
-    ):
-        self._build = build
-        self._batch_size = batch_size
-        self._order = order
-        self._next_example = 0
-        self._rows: grain.DatasetIterator | None = None
-
-    def __next__(self) -> Batch:
-        if self._rows is None:
-            self._rows = iter(self._build(self._next_example))
-        batch = _to_batch(next(self._rows))
-        self._next_example += self._batch_size
-        return batch
-
-    def get_state(self) -> dict[str, Any]:
-        """Where the stream stands, ready for JSON; the same in every process."""
-        return {"next_example": self._next_example, "order": self._order}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Continues where `state` was taken.
-
-        Raises:
-          UserError: the seed, the sources or their weights are not those of the state, so that the
-            stream would be another one.
-        """
-        for key, ours in self._order.items():
-            if (theirs := state["order"].get(key)) != ours:
-                raise UserError(
-                    f"The checkpoint's data had {key} {theirs}, now it is {ours}: training cannot "
-                    "continue on another stream of examples. Restore the setting, or start in "
-                    "another workdir."
-                )
-        self.close()
-        self._next_example = int(state["next_example"])
-
-    def close(self) -> None:
-        """Ends the threads and processes that read ahead."""
-        if self._rows is not None:
-            self._rows.close()
-            self._rows = None
 
 
 def make_train_iterator(
@@ -160,38 +100,18 @@ def make_train_iterator(
         that cannot be divided among the processes. Errors in reading an example come out of the
         iterator.
     """
-    names = sorted(sources)  # so that the order in a config does not matter
-    if not names:
-        raise UserError("There is no data to train on: name a dataset in the config.")
-    for name in names:
-        source, weight = sources[name]
-        if len(source) == 0:
-            raise UserError(f"The dataset {name!r} has no examples.")
-        if not weight > 0 or not np.isfinite(weight):
-            raise UserError(f"The weight of dataset {name!r} must be above 0, not {weight}.")
-    if seed < 0:
-        raise UserError(f"The seed must be 0 or more, not {seed}.")
-    local_size = _local_batch_size(batch_size, process_index, process_count)
-
-    shuffled = [
-        grain.MapDataset.source(sources[name][0]).shuffle(_source_seed(seed, name)).repeat()
-        for name in names
-    ]
-    weights = [float(sources[name][1]) for name in names]
-    mixed = grain.MapDataset.mix(shuffled, weights) if len(names) > 1 else shuffled[0]
+    check_sources(sources, seed)
+    local_size = local_batch_size(batch_size, process_index, process_count)
+    order = order_of(sources, seed)
+    examples = mixed(
+        {name: shuffled(source, seed, name) for name, (source, _) in sources.items()}, order
+    )
 
     def build(start: int) -> grain.IterDataset:
-        # Mapped before it is cut, so that positions count from the stream's beginning.
-        rows = mixed.random_map(transform, seed=seed) if augment else mixed.map(transform)
-        rows = rows[start:]
+        rows = mapped(examples, transform, seed, augment)[start:]
         batches = rows.batch(local_size, drop_remainder=True, batch_fn=_stack)
-        return _read_ahead(batches[process_index::process_count], workers, prefetch)
+        return read_ahead(batches[process_index::process_count], workers, prefetch)
 
-    order = {
-        "seed": int(seed),
-        "sources": {name: len(sources[name][0]) for name in names},
-        "weights": dict(zip(names, weights, strict=True)),
-    }
     return TrainIterator(build, batch_size, order)
 
 
@@ -211,70 +131,26 @@ def make_eval_batches(
     the same number of batches, and its part of each as in training. The rest as in
     `make_train_iterator`; `source` may be empty, which gives no batch.
     """
-    local_size = _local_batch_size(batch_size, process_index, process_count)
-    count = len(source)
-    padded = -(-count // batch_size) * batch_size
-
-    def row(index: int) -> Row:
-        values = transform(source[min(index, count - 1)])
-        values["valid"] = np.asarray(index < count)
-        if index >= count:  # a repeated row, for its shapes alone
-            values["mask_loss"] = np.zeros_like(values["mask_loss"])
-            values["truncated"] = np.asarray(False)
-            values["id"] = np.asarray("")
-        return values
-
-    batches = grain.MapDataset.range(padded).map(row).batch(local_size, batch_fn=_stack)
-    return _each(_read_ahead(batches[process_index::process_count], workers, prefetch))
+    return one_pass(
+        source,
+        transform,
+        batch_size,
+        stack=_stack,
+        blank=_without_loss,
+        process_index=process_index,
+        process_count=process_count,
+        workers=workers,
+        prefetch=prefetch,
+    )
 
 
-def _local_batch_size(batch_size: int, process_index: int, process_count: int) -> int:
-    if batch_size < 1:
-        raise UserError(f"batch_size must be at least 1, not {batch_size}.")
-    if batch_size % process_count:
-        raise UserError(
-            f"A batch_size of {batch_size} cannot be divided among {process_count} processes; "
-            "make it a multiple."
-        )
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"There is no process {process_index} among {process_count}.")
-    return batch_size // process_count
-
-
-def _source_seed(seed: int, name: str) -> int:
-    """A seed for each source, so that two of the same length are not shuffled alike."""
-    return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])
-
-
-def _read_ahead(batches: grain.MapDataset, workers: int, prefetch: int) -> grain.IterDataset:
-    options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
-    ahead = batches.to_iter_dataset(options)
-    if workers:
-        if not flags.FLAGS.is_parsed():  # grain's workers read its flags, also where no command did
-            flags.FLAGS.mark_as_parsed()
-        ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    return ahead
-
-
-def _each(ahead: grain.IterDataset) -> Iterator[Batch]:
-    rows = iter(ahead)
-    try:
-        yield from map(_to_batch, rows)
-    finally:
-        rows.close()
+def _without_loss(row: Row) -> Row:
+    return row | {"mask_loss": np.zeros_like(row["mask_loss"])}
 
 
 def _stack(rows: Sequence[Row]) -> Row:
     """Stacks rows; images become float32 in [-1, 1] as in big_vision's `value_range(-1, 1)`."""
-    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    batch = stack(rows)
     if batch["image"].dtype == np.uint8:
         batch["image"] = batch["image"].astype(np.float32) / 255.0 * 2.0 - 1.0
     return batch
-
-
-def _to_batch(rows: Row) -> Batch:
-    rows = {name: np.asarray(value) for name, value in rows.items()}
-    ids = tuple(rows.pop("id").tolist())
-    truncated = rows.pop("truncated")
-    valid = rows.pop("valid", np.ones(len(ids), bool))
-    return Batch(arrays=rows, ids=ids, truncated=truncated, valid=valid)

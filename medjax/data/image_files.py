@@ -68,7 +68,7 @@ def image_file(path: Path, row: Mapping[str, Any]) -> ImageFile:
         ):
             raise BadExample("wrong type", f'"window" is {window!r}: write it as [low, high].')
         window = (float(window[0]), float(window[1]))
-    if not path.name.lower().endswith(_NIFTI):
+    if not is_nifti(path):
         return ImageFile(path, frame=frame, window=window)
     planes = ("sagittal", "coronal", "axial")
     axis = row.get("axis")
@@ -87,6 +87,11 @@ def image_file(path: Path, row: Mapping[str, Any]) -> ImageFile:
             "missing key", f'{path.name} is a volume: write "slice": a number from 0 on.'
         )
     return ImageFile(path, frame=frame, plane=plane, slice=index, window=window)
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file is a NIfTI volume, by its name."""
+    return path.name.lower().endswith(_NIFTI)
 
 
 def read_image(file: ImageFile) -> UInt8[np.ndarray, "height width 3"]:
@@ -116,10 +121,9 @@ def read_image(file: ImageFile) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def _reader(path: Path) -> Callable[[ImageFile], np.ndarray]:
-    name = path.name.lower()
-    if name.endswith(_NIFTI):
+    if is_nifti(path):
         return _read_nifti
-    if name.endswith(_DICOM):
+    if path.name.lower().endswith(_DICOM):
         return _read_dicom
     with path.open("rb") as file:  # DICOM files often have no extension
         file.seek(_DICOM_MAGIC_AT)
@@ -130,9 +134,18 @@ def _read_nifti(file: ImageFile) -> UInt8[np.ndarray, "height width"]:
     # nibabel is slow to import and seldom needed.
     from medjax.data.volumes import read_nifti_slice
 
+    return read_nifti_slice(file.path, *slice_wanted(file), file.window)
+
+
+def slice_wanted(file: ImageFile) -> tuple[str, int, int]:
+    """Plane, slice and frame of a volume's file.
+
+    Raises:
+      BadExample: the file does not say them.
+    """
     if file.plane is None or file.slice is None:
         raise BadExample("missing key", f"{file.path} is a volume: a plane and a slice are needed.")
-    return read_nifti_slice(file.path, file.plane, file.slice, file.frame or 0, file.window)
+    return file.plane, file.slice, file.frame or 0
 
 
 def _read_dicom(file: ImageFile) -> UInt8[np.ndarray, "height width *rgb"]:
@@ -143,14 +156,7 @@ def _read_dicom(file: ImageFile) -> UInt8[np.ndarray, "height width *rgb"]:
 
 def _read_with_pillow(file: ImageFile) -> UInt8[np.ndarray, "height width *rgb"]:
     with Image.open(file.path) as image:
-        if file.frame is not None:
-            frames = getattr(image, "n_frames", 1)
-            if file.frame >= frames:
-                raise BadExample(
-                    "no such frame",
-                    f"{file.path} has frames 0 to {frames - 1}, none {file.frame}.",
-                )
-            image.seek(file.frame)
+        seek_frame(image, file)
         turned = ImageOps.exif_transpose(image)
         if turned.mode.startswith(("I", "F")):
             values = np.asarray(turned)
@@ -162,6 +168,22 @@ def _read_with_pillow(file: ImageFile) -> UInt8[np.ndarray, "height width *rgb"]
             turned = Image.alpha_composite(black, turned)
         rgb = np.asarray(turned.convert("RGB"))
         return to_uint8(rgb, file.window) if file.window else rgb
+
+
+def seek_frame(image: Image.Image, file: ImageFile) -> None:
+    """Goes to the frame that is meant.
+
+    Raises:
+      BadExample: there is no such frame.
+    """
+    if file.frame is None:
+        return
+    frames = getattr(image, "n_frames", 1)
+    if file.frame >= frames:
+        raise BadExample(
+            "no such frame", f"{file.path} has frames 0 to {frames - 1}, none {file.frame}."
+        )
+    image.seek(file.frame)
 
 
 def _index(row: Mapping[str, Any], key: str) -> int | None:

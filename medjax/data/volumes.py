@@ -72,13 +72,21 @@ def read_nifti_slice(
       BadExample: the volume has no such slice or frame, or isn't of numbers in three or four
         dimensions.
     """
-    volume, percentiles = _load_frame(path, frame)
+    values = nifti_slice(path, plane, index, frame)
+    return to_uint8(values, window or _load_frame(path, frame)[1])
+
+
+def nifti_slice(
+    path: Path, plane: str, index: int, frame: int = 0
+) -> Float32[np.ndarray, "height width"]:
+    """As `read_nifti_slice`, but gives the volume's own values."""
+    volume, _ = _load_frame(path, frame)
     length = volume.shape[PLANES[plane]]
     if not 0 <= index < length:
         raise BadExample(
             "no such slice", f"{path} has {plane} slices 0 to {length - 1}, none {index}."
         )
-    return to_uint8(slice_for_display(volume, plane, index), window or percentiles)
+    return slice_for_display(volume, plane, index)
 
 
 # Rows of a file tend to come slice after slice of the same volume.

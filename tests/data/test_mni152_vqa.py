@@ -354,7 +354,7 @@ def test_a_killed_build_leaves_nothing_in_the_way(tmp_path, sources, environment
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert list(data_dir.glob("mni152_vqa/incomplete.*"))
-    assert not (data_dir / "mni152_vqa" / "1.2.0").exists()
+    assert not (data_dir / "mni152_vqa" / "1.3.0").exists()
     source = open_source("mni152_vqa", split="test", data_dir=data_dir)
     assert [example.id for example in source] == [example.id for example in sources["test"]]
-    assert [path.name for path in (data_dir / "mni152_vqa").iterdir()] == ["1.2.0"]
+    assert [path.name for path in (data_dir / "mni152_vqa").iterdir()] == ["1.3.0"]

@@ -32,6 +32,11 @@ wordings), with regions, shares and boxes taken in the slice itself, at 1 mm, be
 - fluid: whether pixels that brain tissue encloses within the slice without being grey or white
   matter (mostly the ventricles) make up at least 0.5 percent of the image.
 
+Beside its questions a slice has a map of tissue: 1 where a voxel is grey matter and 2 where it is
+white matter with a probability above one half, else 0. Boxes are those of the questions, in parts
+of the image's height and width: y1, x1, y2, x2. Its depth is how far along the head's tissue it
+lies, in [0, 1), and its level 0 to 4.
+
 The template is exactly left-right symmetric, so nothing is asked about sides, and sagittal slices
 come from one half of the head. It is one (average) head: a score on the test split says that a
 model has learnt to read slices between those that it saw, not that it reads other people's brains.
@@ -46,19 +51,19 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from PIL import Image
 
-from medjax.data.datasets.mni152_vqa.questions import questions
+from medjax.data.datasets.mni152_vqa.questions import boxes, level_of, questions
 from medjax.data.datasets.mni152_vqa.slabs import SPLITS, cuts
 from medjax.data.datasets.mni152_vqa.volume import VOXEL_MM, load_template
 from medjax.data.volumes import slice_for_display
 
 
 class Mni152Vqa(tfds.core.GeneratorBasedBuilder):
-    """One record a slice: its image, where it comes from, and what is asked of it.
+    """One record a slice: its image, its tissue, where it comes from, and what is asked of it.
 
-    Images go in as PNG files, so that writing and reading need no TensorFlow.
+    Pictures go in as PNG files, so that writing and reading need no TensorFlow.
     """
 
-    VERSION = tfds.core.Version("1.2.0")
+    VERSION = tfds.core.Version("1.3.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -68,10 +73,19 @@ class Mni152Vqa(tfds.core.GeneratorBasedBuilder):
                 {
                     "id": tfds.features.Text(),
                     "image": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
+                    "labels": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
                     "plane": tfds.features.Text(),
                     "slice": np.int32,
                     "slab": tfds.features.Text(),
+                    "depth": np.float32,
+                    "level": np.int32,
                     "voxel_mm": np.float32,
+                    "boxes": tfds.features.Sequence(
+                        {
+                            "label": tfds.features.Text(),
+                            "box": tfds.features.Tensor(shape=(4,), dtype=np.float32),
+                        }
+                    ),
                     "questions": tfds.features.Sequence(
                         {
                             "task": tfds.features.Text(),
@@ -93,13 +107,22 @@ class Mni152Vqa(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
         template = load_template()
         for number, cut in enumerate(cut for cut in cuts(template) if cut.split == split):
+            labels = slice_for_display(template.labels, cut.plane, cut.index)
+            image = slice_for_display(template.t1, cut.plane, cut.index)
             record = {
                 "id": f"{cut.plane}-{cut.position:03d}",
-                "image": _png(slice_for_display(template.t1, cut.plane, cut.index)),
+                "image": _png(image),
+                "labels": _png(labels),
                 "plane": cut.plane,
                 "slice": cut.index,
                 "slab": cut.slab,
+                "depth": cut.depth,
+                "level": level_of(cut.depth),
                 "voxel_mm": VOXEL_MM,
+                "boxes": [
+                    {"label": label, "box": np.divide(pixels, image.shape * 2, dtype=np.float32)}
+                    for label, pixels in boxes(template, cut).items()
+                ],
                 "questions": [
                     {
                         "task": question.task,

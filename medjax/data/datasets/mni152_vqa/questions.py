@@ -12,7 +12,8 @@ from medjax.data.datasets.mni152_vqa.volume import Template
 from medjax.data.loc_tokens import encode_box
 from medjax.data.volumes import slice_for_display
 
-# Five levels of equal thickness a plane, in the order of their depth.
+# Levels of equal thickness, in the order of their depth.
+NUM_LEVELS = 5
 LEVELS = {
     "axial": ("bottom", "lower", "middle", "upper", "top"),
     "coronal": ("back", "mid back", "middle", "mid front", "front"),
@@ -112,7 +113,7 @@ def _answers(template: Template, cut: Cut) -> dict[str, str]:
         return slice_for_display(volume, cut.plane, cut.index)
 
     brain, grey, white = show(template.brain), show(template.grey), show(template.white)
-    level = LEVELS[cut.plane][int(cut.depth * len(LEVELS[cut.plane]))]
+    level = LEVELS[cut.plane][level_of(cut.depth)]
     share = next(answer for bound, answer in SHARES if grey.mean() < bound)
     outweighs = grey.sum() > GREY_TO_WHITE * white.sum()
     much_fluid = enclosed(brain).mean() >= MUCH_FLUID
@@ -127,13 +128,23 @@ def _answers(template: Template, cut: Cut) -> dict[str, str]:
         "balance": _yes_no(outweighs),
         "fluid": _yes_no(much_fluid),
     }
-    for task, label, region in (
-        ("detect_brain", "brain", brain),
-        ("detect_white_matter", "white matter", white),
-    ):
-        if region.mean() >= MIN_OBJECT:
-            answers[task] = f"{encode_box(box(region), *region.shape)} {label}"
+    for label, pixels in boxes(template, cut).items():
+        answers[f"detect_{label.replace(' ', '_')}"] = f"{encode_box(pixels, *brain.shape)} {label}"
     return answers
+
+
+def boxes(template: Template, cut: Cut) -> dict[str, tuple[int, int, int, int]]:
+    """The tight box, in pixels, of each object of a slice that is asked for, by its label."""
+    regions = {
+        label: slice_for_display(volume, cut.plane, cut.index)
+        for label, volume in (("brain", template.brain), ("white matter", template.white))
+    }
+    return {label: box(region) for label, region in regions.items() if region.mean() >= MIN_OBJECT}
+
+
+def level_of(depth: float) -> int:
+    """The number of the level at a depth in [0, 1): 0 to 4."""
+    return int(depth * NUM_LEVELS)
 
 
 def box(region: Bool[np.ndarray, "height width"]) -> tuple[int, int, int, int]:

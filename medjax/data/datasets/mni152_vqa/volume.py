@@ -32,6 +32,7 @@ class Template:
       grey: voxels that are grey matter with a probability above one half.
       white: the same of white matter.
       brain: voxels that are either with a probability above one half.
+      labels: 1 where grey, 2 where white, else 0.
     """
 
     t1: UInt8[np.ndarray, "right front top"]
@@ -39,6 +40,7 @@ class Template:
     grey: Bool[np.ndarray, "right front top"]
     white: Bool[np.ndarray, "right front top"]
     brain: Bool[np.ndarray, "right front top"]
+    labels: UInt8[np.ndarray, "right front top"]
 
 
 def load_template() -> Template:
@@ -54,6 +56,7 @@ def load_template() -> Template:
         grey=grey > _HALF,
         white=white > _HALF,
         brain=grey.astype(np.uint16) + white > _HALF,
+        labels=np.where(white > _HALF, 2, grey > _HALF).astype(np.uint8),
     )
 
 
