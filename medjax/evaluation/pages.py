@@ -50,30 +50,31 @@ def fill(package: str, name: str, **values: object) -> str:
     )
 
 
-def results_table(summary: Results, *, tasks: bool = True) -> str:
+def results_table(summary: Results, *, alone: bool = False) -> str:
     """The table of results; each estimate with a picture of its interval.
 
     Args:
-      tasks: whether there is a column that says each row's task.
+      alone: whether it is of one task, whose name, like the note to all numbers, is elsewhere.
     """
     head = "".join(
         f'<th scope="col" class="{"number" if 2 <= i < 4 else ""}">{escape(name)}</th>'
         for i, name in enumerate(summary.header)
-        if i > 0 or tasks
+        if i > 0 or not alone
     )
-    body = "".join(_results_row(summary, row, tasks) for row in summary.rows)
-    notes = "<br>".join(map(escape, (summary.note, *summary.difference_lines())))
+    body = "".join(_results_row(summary, row, alone) for row in summary.rows)
+    lines = [*([] if alone else [summary.note]), *summary.difference_lines()]
+    notes = f'<p class="note">{"<br>".join(map(escape, lines))}</p>' if lines else ""
     return (
         f'<div class="results"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        f'</div><p class="note">{notes}</p>'
+        f"</div>{notes}"
     )
 
 
-def _results_row(summary: Results, row: Row, tasks: bool) -> str:
+def _results_row(summary: Results, row: Row, alone: bool) -> str:
     metric = escape(metric_name(row.metric))
-    heads = f'<th scope="row">{metric}</th>'
-    if tasks:
-        heads = f'<th scope="row">{escape(row.task)}</th><td>{metric}</td>'
+    heads = f'<th scope="row">{escape(row.task)}</th><td>{metric}</td>'
+    if alone:
+        heads = f'<th scope="row">{metric}</th>'
     estimates = "".join(
         _estimate(system, row.estimates[system], metric_top(row.metric))
         if system in row.estimates

@@ -20,7 +20,7 @@ _NAMES = {
     "token_f1": "token F1",
     "token_accuracy": "token accuracy",
     "dice": "mean Dice",
-    "psnr": "PSNR, dB",
+    "psnr": "PSNR (dB)",
 }
 # Where an axis of a metric ends that has no greatest value.
 _TOPS = {"psnr": 50.0}
@@ -146,12 +146,18 @@ class Results:
         return text
 
     def difference_lines(self) -> list[str]:
-        """How far the last system is from the others overall: one line for each other system."""
-        if not self.overall:
-            return []
+        """How far the last system is from the others, a line for each other one.
+
+        Overall, or else in the first metric of each task.
+        """
+        rows: dict[str, Row] = {}
+        for row in (self.overall,) if self.overall else self.tasks:
+            rows.setdefault(row.task, row)
         return [
-            f"{self.systems[-1]} − {other}: {e.value:+.2f} [{e.low:+.2f}, {e.high:+.2f}] overall"
-            for other, e in self.overall.differences.items()
+            f"{self.systems[-1]} − {other}: {e.value:+.2f} [{e.low:+.2f}, {e.high:+.2f}] "
+            + (task if task == OVERALL else f"{metric_name(row.metric)}, {task}")
+            for task, row in rows.items()
+            for other, e in row.differences.items()
             if not math.isnan(e.low)
         ]
 
@@ -174,7 +180,8 @@ class Results:
         )
         ruler = ["---"] * 2 + ["---:"] * (len(header) - 2)
         table = "\n".join(f"| {' | '.join(row)} |" for row in (header, ruler, *rows))
-        return "\n\n".join([table, self.note, *self.difference_lines()])
+        differences = "\n".join(f"- {line}" for line in self.difference_lines())
+        return "\n\n".join(part for part in (table, self.note, differences) if part)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: every number, unrounded; null for the ends of an interval of one group."""

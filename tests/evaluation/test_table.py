@@ -179,7 +179,7 @@ def test_systems_may_leave_tasks_out_but_not_examples():
     assert results.rows[0].differences["ceiling"].value == -10
     assert results.rows[2].differences == {}
     lines = results.to_markdown().splitlines()
-    assert lines[4] == "| a | PSNR, dB | 2 | 2 | – | 20.00 [20.00, 20.00] |"
+    assert lines[4] == "| a | PSNR (dB) | 2 | 2 | – | 20.00 [20.00, 20.00] |"
     assert "PSNR in dB" in results.note
     assert results.to_dict()["tasks"]["a"]["psnr"]["samples"] == 2
     assert results.of_task("a").systems == ("model",)
