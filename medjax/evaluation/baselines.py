@@ -63,20 +63,34 @@ class Majority:
         ]
 
 
-def _constant_answer(answers: Sequence[str]) -> str:
-    """Constant boxes if most answers have boxes, else the most frequent answer."""
-    parsed = [decode_boxes(answer) for answer in answers]
-    if 2 * sum(map(bool, parsed)) <= len(answers):
-        counts = collections.Counter(answers)
-        return min(counts, key=lambda answer: (-counts[answer], answer))
+def most_frequent(texts: Iterable[str]) -> str:
+    """The text that occurs most often; of several, the first by the alphabet."""
+    counts = collections.Counter(texts)
+    return min(counts, key=lambda text: (-counts[text], text))
+
+
+def usual_boxes(parsed: Sequence[Sequence[tuple[Box, str]]]) -> list[tuple[Box, str]]:
+    """A constant box for each label that there is more often than not, or for the commonest.
+
+    Args:
+      parsed: the boxes and labels of each example; at least one box.
+    """
     boxes: dict[str, list[Box]] = collections.defaultdict(list)
     for objects in parsed:
         for box, label in objects:
             boxes[label].append(box)
-    usual = [label for label in boxes if 2 * len(boxes[label]) > len(answers)]
+    usual = [label for label in boxes if 2 * len(boxes[label]) > len(parsed)]
     if not usual:
         usual = [max(boxes, key=lambda label: len(boxes[label]))]
-    return encode_objects((_tokens(_constant_box(boxes[label])), label) for label in usual)
+    return [(_constant_box(boxes[label]), label) for label in usual]
+
+
+def _constant_answer(answers: Sequence[str]) -> str:
+    """Constant boxes if most answers have boxes, else the most frequent answer."""
+    parsed = [decode_boxes(answer) for answer in answers]
+    if 2 * sum(map(bool, parsed)) <= len(answers):
+        return most_frequent(answers)
+    return encode_objects((_tokens(box), label) for box, label in usual_boxes(parsed))
 
 
 def _constant_box(boxes: Sequence[Box]) -> Box:

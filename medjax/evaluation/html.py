@@ -5,27 +5,18 @@ boxes are drawn over it as SVG. Everything that comes from data is escaped, and 
 policy lets no other script run than the page's own.
 """
 
-import base64
-import hashlib
-import html
-import importlib.resources
-import io
-import math
 import os
-import re
-import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 from tqdm import tqdm
 
 from medjax.data.loc_tokens import EXTRA_REGEX, decode_boxes
+from medjax.evaluation import pages
 from medjax.evaluation.metrics import FOUND_IOU
-from medjax.evaluation.picture import GUESS_COLOUR, TRUTH_COLOUR
 from medjax.evaluation.predictions import Prediction, by_id
-from medjax.evaluation.table import Estimate, Results, metric_name
+from medjax.evaluation.table import Results, metric_name
 from medjax.files import write_whole
 
 _MARKS = {
@@ -36,14 +27,7 @@ _MARKS = {
     ("caption", "correct"): "✓ same",
     ("caption", "wrong"): "✗ differs",
 }
-_JPEG_QUALITY = 90
 _PROGRESS_FROM = 1000  # images
-
-
-class _Page(string.Template):
-    """A template whose placeholders look like nothing in HTML, CSS or JavaScript."""
-
-    delimiter = "%%"
 
 
 def write_html(
@@ -99,33 +83,28 @@ def render(
     embedded, sizes = [], []
     bar = tqdm(numbers.items(), desc="page", unit="image", disable=len(numbers) < _PROGRESS_FROM)
     for key, i in bar:
-        uri, width, height = _data_uri(images[key], max_side)
+        uri, width, height = pages.data_uri(images[key], max_side)
         sizes.append((width, height))
         embedded.append(f'<image id="image{i}" width="{width}" height="{height}" href="{uri}"/>')
 
-    template = (importlib.resources.files(__package__) / "page.html").read_text("utf-8")
-    script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)
-    assert script is not None, "page.html has a script"
-    digest = hashlib.sha256(script[1].encode("utf-8")).digest()
     tasks = sorted({example[0].task for example in examples})
     rows = (
         _row(i, example, names, numbers[example[0].image_key], sizes[numbers[example[0].image_key]])
         for i, example in enumerate(examples)
     )
     has_boxes = any(example[0].kind == "detection" for example in examples)
-    return _Page(template).substitute(
-        script_hash=f"sha256-{base64.b64encode(digest).decode()}",
-        title=_text(title),
-        lead=f"{_count(len(examples), 'question')} on {_count(len(numbers), 'image')}",
-        truth_colour=TRUTH_COLOUR,
-        guess_colour=GUESS_COLOUR,
+    return pages.fill(
+        __package__,
+        "page.html",
+        title=pages.escape(title),
+        lead=f"{pages.count(len(examples), 'question')} on {pages.count(len(numbers), 'image')}",
         default_system=len(names) - 1,
         system_styles=_system_styles(len(names)),
         system_hidden=" hidden" if len(names) == 1 else "",
-        system_options=_options(enumerate(names), selected=len(names) - 1),
-        task_options=_options((task, task) for task in tasks),
+        system_options=pages.options(enumerate(names), selected=len(names) - 1),
+        task_options=pages.options((task, task) for task in tasks),
         images="\n".join(embedded),
-        results=_results_table(summary) if summary else "",
+        results=pages.results_table(summary) if summary else "",
         legend=_LEGEND if has_boxes else "",
         rows="\n".join(rows),
         found_iou=FOUND_IOU,
@@ -151,15 +130,15 @@ def _row(
         else ""
     )
     return (
-        f'<li class="row" id="row{number + 1}" data-id="{_text(first.id)}" '
-        f'data-task="{_text(first.task)}" '
+        f'<li class="row" id="row{number + 1}" data-id="{pages.escape(first.id)}" '
+        f'data-task="{pages.escape(first.task)}" '
         f'data-verdicts="{" ".join(p.verdict for p in example)}" '
-        f'data-scores="{_numbers(p.main_score for p in example)}" '
-        f'data-confidences="{_numbers(p.confidence for p in example)}">'
+        f'data-scores="{pages.numbers(p.main_score for p in example)}" '
+        f'data-confidences="{pages.numbers(p.confidence for p in example)}">'
         f"{_picture(example, image, size)}"
         f'<div><div class="head"><a href="#row{number + 1}">{number + 1}</a>'
-        f"<span>{_text(first.task)}</span><code>{_text(first.id)}</code></div>"
-        f'<p class="question" dir="auto">{_text(first.question)}</p>'
+        f"<span>{pages.escape(first.task)}</span><code>{pages.escape(first.id)}</code></div>"
+        f'<p class="question" dir="auto">{pages.escape(first.question)}</p>'
         f'<div class="answers">{answers}{truth}</div></div></li>'
     )
 
@@ -169,7 +148,7 @@ def _answer(number: int, name: str, prediction: Prediction) -> str:
     marks = ["<span>question cut</span>"] if prediction.truncated else []
     # The verdict says what exact match would.
     marks += [
-        f"<span>{_text(metric_name(metric))} {value:.2f}</span>"
+        f"<span>{pages.escape(metric_name(metric))} {value:.2f}</span>"
         for metric, value in prediction.scores.items()
         if metric != "exact_match"
     ]
@@ -182,7 +161,7 @@ def _answer(number: int, name: str, prediction: Prediction) -> str:
     mark = "– not scored" if verdict == "unscored" else _MARKS[prediction.kind, verdict]
     marks.append(f'<span class="verdict {verdict}">{mark}</span>')
     return (
-        f'<div class="answer by{number}"><span class="who">{_text(name)}</span>'
+        f'<div class="answer by{number}"><span class="who">{pages.escape(name)}</span>'
         f"{_said(prediction.generated)}"
         f'<span class="marks">{"".join(marks)}</span></div>'
     )
@@ -195,14 +174,14 @@ def _said(text: str) -> str:
     # Escaping `<loc0001>` gives `&lt;loc0001&gt;`, so tokens are found before it is done.
     parts, end = [], 0
     for match in EXTRA_REGEX.finditer(text):
-        parts += [_text(text[end : match.start()]), _token(match.group())]
+        parts += [pages.escape(text[end : match.start()]), _token(match.group())]
         end = match.end()
-    parts.append(_text(text[end:]))
+    parts.append(pages.escape(text[end:]))
     return f'<span class="said" dir="auto">{"".join(parts)}</span>'
 
 
 def _token(text: str) -> str:
-    return f'<span class="loc mono">{_text(text)}</span>'
+    return f'<span class="loc mono">{pages.escape(text)}</span>'
 
 
 def _picture(example: Sequence[Prediction], image: int, size: tuple[int, int]) -> str:
@@ -216,7 +195,7 @@ def _picture(example: Sequence[Prediction], image: int, size: tuple[int, int]) -
     return (
         '<button class="picture" aria-expanded="false" title="Enlarge">'
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="image '
-        f'{_text(example[0].image_key)}">{"".join(layers)}</svg></button>'
+        f'{pages.escape(example[0].image_key)}">{"".join(layers)}</svg></button>'
     )
 
 
@@ -239,7 +218,7 @@ def _boxes(text: str, style: str, size: tuple[int, int]) -> str:
                 x, y = x2 * width - 0.4 * letter, y2 * height - 0.4 * letter
             shapes.append(
                 f'<text class="tag of-{style}" x="{x:.1f}" y="{y:.1f}" '
-                f'font-size="{letter:.1f}">{_text(label)}</text>'
+                f'font-size="{letter:.1f}">{pages.escape(label)}</text>'
             )
     return "".join(shapes)
 
@@ -251,42 +230,6 @@ _LEGEND = (
 )
 
 
-def _results_table(summary: Results) -> str:
-    """The table of results; each estimate with a picture of its interval."""
-    head = "".join(
-        f'<th scope="col" class="{"number" if 2 <= i < 4 else ""}">{_text(name)}</th>'
-        for i, name in enumerate(("task", "metric", "questions", summary.groups, *summary.systems))
-    )
-    body = "".join(
-        f'<tr class="{"overall" if row is summary.overall else ""}">'
-        f'<th scope="row">{_text(row.task)}</th><td>{_text(metric_name(row.metric))}</td>'
-        f'<td class="number" data-name="questions">{row.questions}</td>'
-        f'<td class="number" data-name="{_text(summary.groups)}">{row.groups}</td>'
-        + "".join(_estimate(system, row.estimates[system]) for system in summary.systems)
-        + "</tr>"
-        for row in summary.rows
-    )
-    notes = "<br>".join(map(_text, (summary.note, *summary.difference_lines())))
-    return (
-        f'<div class="results"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        f'</div><p class="note">{notes}</p>'
-    )
-
-
-def _estimate(system: str, estimate: Estimate) -> str:
-    value, low, high = (round(100 * n, 1) for n in (estimate.value, estimate.low, estimate.high))
-    words, line = "", ""
-    if not math.isnan(estimate.low):
-        words = f"<span>{estimate.low:.2f}–{estimate.high:.2f}</span>"
-        line = f'<path class="range" d="M{low} 4H{high}"/>'
-    return (
-        f'<td class="estimate" data-name="{_text(system)}"><div>{estimate.value:.2f}{words}</div>'
-        '<svg class="whisker" viewBox="-2 0 104 8" preserveAspectRatio="none" aria-hidden="true">'
-        f'<path class="track" d="M0 4H100"/>{line}<path class="dot" d="M{value} 4h0"/>'
-        "</svg></td>"
-    )
-
-
 def _system_styles(count: int) -> str:
     """Shows the boxes of the chosen system alone, and its name in bold."""
     return "".join(
@@ -294,42 +237,3 @@ def _system_styles(count: int) -> str:
         f'body[data-system="{i}"] .by{i} .who{{color:var(--ink);font-weight:600}}\n'
         for i in range(count)
     )
-
-
-def _options(values: Iterable[tuple[object, str]], selected: object = None) -> str:
-    return "".join(
-        f'<option value="{_text(str(value))}"{" selected" if value == selected else ""}>'
-        f"{_text(name)}</option>"
-        for value, name in values
-    )
-
-
-def _data_uri(pixels: UInt8[np.ndarray, "H W 3"], max_side: int) -> tuple[str, int, int]:
-    """The smaller of PNG and JPEG, with the width and height that it has."""
-    image = Image.fromarray(pixels)
-    if (pixels == pixels[..., :1]).all():
-        image = image.convert("L")
-    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    best = b""
-    for format, options in (
-        ("png", {"optimize": True}),
-        ("jpeg", {"quality": _JPEG_QUALITY, "subsampling": 0}),
-    ):
-        data = io.BytesIO()
-        image.save(data, format, **options)
-        if not best or len(data.getvalue()) < len(best):
-            best, kind = data.getvalue(), format
-    return f"data:image/{kind};base64,{base64.b64encode(best).decode()}", *image.size
-
-
-def _numbers(values: Iterable[float | None]) -> str:
-    return " ".join("-" if value is None else f"{value:.6g}" for value in values)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _text(text: str) -> str:
-    """Untrusted text, safe between tags and in quoted attributes; lone surrogates become "?"."""
-    return html.escape(text.encode("utf-8", "replace").decode("utf-8"), quote=True)

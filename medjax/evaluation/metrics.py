@@ -11,7 +11,7 @@ Three kinds of example, told apart by what they ask and what their true answer h
 import collections
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -85,14 +85,19 @@ def token_f1(generated: str, truth: str) -> float:
 
 
 def detection_iou(generated: str, truth: str) -> float:
-    """Mean intersection over union of the boxes in two answers, in [0, 1].
+    """`mean_iou` of the boxes in two answers; a malformed box is none."""
+    return mean_iou(decode_boxes(generated), decode_boxes(truth))
+
+
+def mean_iou(generated: Iterable[tuple[Box, str]], truth: Iterable[tuple[Box, str]]) -> float:
+    """Mean intersection over union of boxes with their labels, in [0, 1].
 
     Boxes are matched within each label (case and spaces aside), the best overlapping pair first.
-    Each pair contributes its IoU; a true box that is missing or malformed in the generated answer
-    contributes 0, and so does each box too many: with one box on either side this is the IoU of the
-    two, or 0 if their labels differ. Two answers without boxes agree (1.0).
+    Each pair contributes its IoU; a true box that is missing contributes 0, and so does each box
+    too many: with one box on either side this is the IoU of the two, or 0 if their labels differ.
+    No boxes on either side agree (1.0).
     """
-    guessed, true = _boxes_by_label(generated), _boxes_by_label(truth)
+    guessed, true = _by_label(generated), _by_label(truth)
     if not guessed and not true:
         return 1.0
     total, count = 0.0, 0
@@ -132,9 +137,9 @@ def _greedy_sum(iou: Float[np.ndarray, "n m"]) -> float:
     return total
 
 
-def _boxes_by_label(text: str) -> dict[str, list[Box]]:
+def _by_label(objects: Iterable[tuple[Box, str]]) -> dict[str, list[Box]]:
     boxes = collections.defaultdict(list)
-    for box, label in decode_boxes(text):
+    for box, label in objects:
         boxes[_normalise(label)].append(box)
     return dict(boxes)
 

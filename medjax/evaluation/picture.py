@@ -20,7 +20,8 @@ from medjax.files import write_whole
 TRUTH_COLOUR = "#56B4E9"
 GUESS_COLOUR = "#E69F00"
 
-_PAPER, _INK, _FAINT, _RIGHT, _WRONG = "#FFFFFF", "#1B1F24", "#6A727C", "#1F6F54", "#B3401F"
+PAPER, INK, FAINT = "#FFFFFF", "#1B1F24", "#6A727C"
+_RIGHT, _WRONG = "#1F6F54", "#B3401F"
 _IMAGE, _MARGIN, _GAP, _LINE, _INDENT = 300, 32, 28, 22, 24
 _DASH, _SPACE = 10, 7
 
@@ -84,7 +85,7 @@ def contact_sheet(
             2 * _MARGIN + columns * _IMAGE + (columns - 1) * _GAP,
             2 * _MARGIN + sum(heights) + (rows - 1) * _GAP + legend,
         ),
-        _PAPER,
+        PAPER,
     )
     draw = ImageDraw.Draw(sheet)
     for i, (prediction, lines) in enumerate(zip(chosen, texts, strict=True)):
@@ -190,18 +191,18 @@ class _Line:
 
 def _lines(prediction: Prediction) -> list[_Line]:
     """Question, answer with its mark, truth, and the score that says more than the mark."""
-    colour = {"correct": _RIGHT, "wrong": _WRONG, "unscored": _INK}[prediction.verdict]
-    lines = [_Line(text, _INK, 17) for text in _wrap(prediction.question, 17, _IMAGE, 3)]
+    colour = {"correct": _RIGHT, "wrong": _WRONG, "unscored": INK}[prediction.verdict]
+    lines = [_Line(text, INK, 17) for text in wrap(prediction.question, 17, _IMAGE, 3)]
     answer = _readable(prediction.generated) or "(no answer)"
-    for i, text in enumerate(_wrap(answer, 17, _IMAGE - _INDENT, 3)):
+    for i, text in enumerate(wrap(answer, 17, _IMAGE - _INDENT, 3)):
         lines.append(_Line(text, colour, 17, _INDENT, "" if i else prediction.verdict))
     if prediction.truth:
-        truth = _wrap(f"true: {_readable(prediction.truth)}", 15, _IMAGE - _INDENT, 3)
-        lines += [_Line(text, _FAINT, 15, _INDENT) for text in truth]
+        truth = wrap(f"true: {_readable(prediction.truth)}", 15, _IMAGE - _INDENT, 3)
+        lines += [_Line(text, FAINT, 15, _INDENT) for text in truth]
     value = prediction.main_score
     if value is not None and prediction.kind != "question":
         name = metric_name(MAIN_METRIC[prediction.kind])
-        lines.append(_Line(f"{name} {value:.2f}", _FAINT, 15, _INDENT))
+        lines.append(_Line(f"{name} {value:.2f}", FAINT, 15, _INDENT))
     return lines
 
 
@@ -230,7 +231,7 @@ def _draw_legend(draw: ImageDraw.ImageDraw, x: int, y: int) -> None:
         (GUESS_COLOUR, True, "predicted box"),
     ):
         _draw_line(draw, (x, y), (x + 44, y), colour, dashed)
-        draw.text((x + 54, y), name, fill=_FAINT, font=font, anchor="lm")
+        draw.text((x + 54, y), name, fill=FAINT, font=font, anchor="lm")
         x += 54 + int(font.getlength(name)) + 36
 
 
@@ -239,7 +240,7 @@ def _readable(text: str) -> str:
     return " ".join(EXTRA_REGEX.sub(" ", text).split())
 
 
-def _wrap(text: str, size: int, width: int, max_lines: int) -> list[str]:
+def wrap(text: str, size: int, width: int, max_lines: int) -> list[str]:
     """Breaks text into lines of at most `width` pixels, within words where it must."""
     font = ImageFont.load_default(size)
     lines, line = [], ""

@@ -7,7 +7,7 @@ import math
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 from medjax.data.example import Example
 from medjax.errors import UserError
@@ -166,7 +166,15 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Prediction]:
     return predictions
 
 
-def by_id(predictions: Sequence[Prediction]) -> dict[str, Prediction]:
+class _Named(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+_T = TypeVar("_T", bound=_Named)
+
+
+def by_id(predictions: Sequence[_T]) -> dict[str, _T]:
     """Indexes predictions by id.
 
     Raises:

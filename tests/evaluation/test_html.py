@@ -10,7 +10,7 @@ from PIL import Image
 
 from medjax.data.example import Example
 from medjax.evaluation import html as page
-from medjax.evaluation import table
+from medjax.evaluation import pages, table
 from medjax.evaluation.predictions import from_example
 
 EVIL = "<script>alert('x')</script>\"'><img src=x onerror=alert(1)> & %%title </li> 脳 ‮ \ud83e"
@@ -143,7 +143,7 @@ def test_each_image_is_embedded_once(rendered):
 def test_lossless_where_that_is_smaller():
     flat = np.full((50, 50, 3), 7, np.uint8)
     flat[10:20, 10:20] = 200
-    uri, width, height = page._data_uri(flat, 448)
+    uri, width, height = pages.data_uri(flat, 448)
     assert uri.startswith("data:image/png")
     assert (width, height) == (50, 50)
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))

@@ -75,7 +75,7 @@ def test_right_and_wrong_differ_in_more_than_colour():
 @pytest.mark.parametrize("text", ["", "word", "many words " * 30, "unbroken" * 40, "脳 <b> \x00 é"])
 def test_lines_fit(text):
     font = ImageFont.load_default(17)
-    lines = picture._wrap(text, 17, 200, 3)
+    lines = picture.wrap(text, 17, 200, 3)
     assert 1 <= len(lines) <= 3
     assert all(font.getlength(line) <= 200 for line in lines)
     if len(text) < 50:

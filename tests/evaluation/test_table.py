@@ -147,3 +147,41 @@ def test_systems_must_answer_the_same_examples():
         table.results({"a": answered(BASE), "b": answered(BETTER)[:-1]})
     with pytest.raises(ValueError, match="no system"):
         table.results({})
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A record that is no `Prediction`."""
+
+    id: str
+    task: str
+    scores: dict
+    group: str = "s"
+    kind: str = "labels"
+    truncated: bool = False
+
+
+def test_systems_may_leave_tasks_out_but_not_examples():
+    def made(value, tasks):
+        return [
+            Made(f"{t}{i}", t, {"psnr": value, "dice/a": 1}, f"s{i}") for t in tasks for i in "12"
+        ]
+
+    systems = {"ceiling": made(30, "b"), "model": made(20, "ba")}
+    words = table.Words("direction", "samples", "Cut")
+    results = table.results(systems, order=("b", "a"), words=words)
+    assert results.header == ("direction", "metric", "samples", "slabs", "ceiling", "model")
+    # Tasks in the order asked for, metrics in the records' own.
+    assert [(row.task, row.metric) for row in results.rows] == [
+        ("b", "psnr"), ("b", "dice/a"), ("a", "psnr"), ("a", "dice/a")
+    ]  # fmt: skip
+    assert list(results.rows[2].estimates) == ["model"]
+    assert results.rows[0].differences["ceiling"].value == -10
+    assert results.rows[2].differences == {}
+    lines = results.to_markdown().splitlines()
+    assert lines[4] == "| a | PSNR (dB) | 2 | 2 | – | 20.00 [20.00, 20.00] |"
+    assert "PSNR in dB" in results.note
+    assert results.to_dict()["tasks"]["a"]["psnr"]["samples"] == 2
+    assert results.of_task("a").systems == ("model",)
+    with pytest.raises(ValueError, match="'a2'"):
+        table.results({"a": made(1, "a"), "b": made(1, "a")[:1]})

@@ -1,0 +1,148 @@
+"""What medjax's pages are made of: a page needs nothing but itself, and trusts no data.
+
+A page is a template beside its module: `page.css` is its style, images are data URIs, and a content
+security policy lets no other script run than the template's own. Everything that comes from data
+goes through `escape`.
+"""
+
+import base64
+import hashlib
+import html
+import importlib.resources
+import io
+import math
+import re
+import string
+from collections.abc import Iterable
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from medjax.evaluation.picture import GUESS_COLOUR, TRUTH_COLOUR
+from medjax.evaluation.table import Estimate, Results, Row, metric_name, metric_top
+
+_JPEG_QUALITY = 90
+
+
+class _Page(string.Template):
+    """A template whose placeholders look like nothing in HTML, CSS or JavaScript."""
+
+    delimiter = "%%"
+
+
+def fill(package: str, name: str, **values: object) -> str:
+    """A template with its values, the shared style and the checksum of its script.
+
+    Args:
+      package, name: where the template is, as `importlib.resources` finds it.
+      values: of its placeholders, already escaped.
+    """
+    template = (importlib.resources.files(package) / name).read_text("utf-8")
+    style = (importlib.resources.files(__package__) / "page.css").read_text("utf-8")
+    script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)
+    assert script is not None, f"{name} has a script"
+    digest = hashlib.sha256(script[1].encode("utf-8")).digest()
+    return _Page(template).substitute(
+        style=_Page(style).substitute(truth_colour=TRUTH_COLOUR, guess_colour=GUESS_COLOUR),
+        script_hash=f"sha256-{base64.b64encode(digest).decode()}",
+        **values,
+    )
+
+
+def results_table(summary: Results, *, alone: bool = False) -> str:
+    """The table of results; each estimate with a picture of its interval.
+
+    Args:
+      alone: whether it is of one task, whose name, like the note to all numbers, is elsewhere.
+    """
+    head = "".join(
+        f'<th scope="col" class="{"number" if 2 <= i < 4 else ""}">{escape(name)}</th>'
+        for i, name in enumerate(summary.header)
+        if i > 0 or not alone
+    )
+    body = "".join(_results_row(summary, row, alone) for row in summary.rows)
+    lines = [*([] if alone else [summary.note]), *summary.difference_lines()]
+    notes = f'<p class="note">{"<br>".join(map(escape, lines))}</p>' if lines else ""
+    return (
+        f'<div class="results"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        f"</div>{notes}"
+    )
+
+
+def _results_row(summary: Results, row: Row, alone: bool) -> str:
+    metric = escape(metric_name(row.metric))
+    heads = f'<th scope="row">{escape(row.task)}</th><td>{metric}</td>'
+    if alone:
+        heads = f'<th scope="row">{metric}</th>'
+    estimates = "".join(
+        _estimate(system, row.estimates[system], metric_top(row.metric))
+        if system in row.estimates
+        else f'<td class="estimate" data-name="{escape(system)}">–</td>'
+        for system in summary.systems
+    )
+    return (
+        f'<tr class="{"overall" if row is summary.overall else ""}">{heads}'
+        f'<td class="number" data-name="{escape(summary.words.examples)}">{row.questions}</td>'
+        f'<td class="number" data-name="{escape(summary.groups)}">{row.groups}</td>'
+        f"{estimates}</tr>"
+    )
+
+
+def _estimate(system: str, estimate: Estimate, top: float) -> str:
+    """A cell; `top` is where its axis ends, which begins at 0."""
+    value, low, high = (
+        round(100 * min(n / top, 1.0), 1) for n in (estimate.value, estimate.low, estimate.high)
+    )
+    words, line = "", ""
+    if not math.isnan(estimate.low):
+        words = f"<span>{estimate.low:.2f}–{estimate.high:.2f}</span>"
+        line = f'<path class="range" d="M{low} 4H{high}"/>'
+    return (
+        f'<td class="estimate" data-name="{escape(system)}"><div>{estimate.value:.2f}{words}</div>'
+        '<svg class="whisker" viewBox="-2 0 104 8" preserveAspectRatio="none" aria-hidden="true">'
+        f'<path class="track" d="M0 4H100"/>{line}<path class="dot" d="M{value} 4h0"/>'
+        "</svg></td>"
+    )
+
+
+def options(values: Iterable[tuple[object, str]], selected: object = None) -> str:
+    """The options of a choice, given as (value, name)."""
+    return "".join(
+        f'<option value="{escape(str(value))}"{" selected" if value == selected else ""}>'
+        f"{escape(name)}</option>"
+        for value, name in values
+    )
+
+
+def data_uri(pixels: UInt8[np.ndarray, "H W 3"], max_side: int) -> tuple[str, int, int]:
+    """The smaller of PNG and JPEG, with the width and height that it has."""
+    image = Image.fromarray(pixels)
+    if (pixels == pixels[..., :1]).all():
+        image = image.convert("L")
+    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    best = b""
+    for format, options in (
+        ("png", {"optimize": True}),
+        ("jpeg", {"quality": _JPEG_QUALITY, "subsampling": 0}),
+    ):
+        data = io.BytesIO()
+        image.save(data, format, **options)
+        if not best or len(data.getvalue()) < len(best):
+            best, kind = data.getvalue(), format
+    return f"data:image/{kind};base64,{base64.b64encode(best).decode()}", *image.size
+
+
+def numbers(values: Iterable[float | None]) -> str:
+    """Numbers for a script to read; "-" for what is not known."""
+    return " ".join("-" if value is None else f"{value:.6g}" for value in values)
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things, such as "1,200 questions"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def escape(text: str) -> str:
+    """Untrusted text, safe between tags and in quoted attributes; lone surrogates become "?"."""
+    return html.escape(text.encode("utf-8", "replace").decode("utf-8"), quote=True)
