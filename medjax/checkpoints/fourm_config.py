@@ -71,19 +71,30 @@ def from_dict(
         )
     for key, value in data.items():
         _check(key, value, where)
+    found = {
+        name: _entry(name, modalities, data.get("image_size"), where)
+        for name in (*data["domains_in"], *data["domains_out"])
+    }
     inputs = tuple(data["domains_in"])
     # What the original cannot predict it passes over.
-    targets = tuple(name for name in data["domains_out"] if lookup(name, modalities).has_ids)
-    size = data.get("image_size")
+    targets = tuple(name for name in data["domains_out"] if found[name].has_ids)
     return FourMConfig(
-        modalities=tuple(
-            lookup(name, modalities, size) for name in dict.fromkeys((*inputs, *targets))
-        ),
+        modalities=tuple(found[name] for name in dict.fromkeys((*inputs, *targets))),
         inputs=inputs,
         targets=targets,
         activation=_ACTIVATIONS[data["act_layer"]],
         **{_SAME[key]: value for key, value in {**_DEFAULTS, **data}.items() if key in _SAME},
     )
+
+
+def _entry(name: str, table: Mapping[str, Modality], size: int | None, where: str) -> Modality:
+    try:
+        return lookup(name, table, size)
+    except UserError as error:
+        raise UserError(
+            f"{where}: {error}. A model with modalities of one's own is read with the model.json "
+            "that it had in medjax (--model-config of convert.py)"
+        ) from error
 
 
 def _check(key: str, value: Any, where: str) -> None:

@@ -15,10 +15,10 @@ class FourMProbe(NamedTuple):
 
     encoder: EncoderInput
     decoder: DecoderInput
-    features: dict[str, Float[np.ndarray, "B n I"]]
+    features: dict[str, Float[Array, "B n I"]]
 
     def ask(self, model: FourM) -> Float[Array, "B T V"]:
-        """Logits of every target's vocabulary at every target token, one vocabulary after another."""
+        """Logits of all targets' vocabularies, one after another, at every target token."""
         hidden = model.hidden(self.encoder, self.decoder, self.features)
         return jnp.concatenate([model.logits(hidden, n) for n in model.config.targets], axis=-1)
 
@@ -27,7 +27,7 @@ def make(config: FourMConfig, *, tokens: int = 4, seed: int = 0) -> FourMProbe:
     """A probe with at most `tokens` tokens of every input and of every target."""
     rng = np.random.default_rng(seed)
 
-    def packed(names: Sequence[str]) -> dict[str, np.ndarray]:
+    def packed(names: Sequence[str]) -> dict[str, Array]:
         parts: dict[str, list[np.ndarray]] = {}
         block = 0
         for name in names:
@@ -47,11 +47,12 @@ def make(config: FourMConfig, *, tokens: int = 4, seed: int = 0) -> FourMProbe:
             for field, values in row.items():
                 parts.setdefault(field, []).append(values)
         arrays = {f: np.concatenate(values)[None].astype(np.int32) for f, values in parts.items()}
-        return {**arrays, "valid": np.ones_like(arrays["tokens"], bool)}
+        arrays["valid"] = np.ones_like(arrays["tokens"], bool)
+        return {field: jnp.asarray(array) for field, array in arrays.items()}
 
     encoder, decoder = packed(config.inputs), packed(config.targets)
     features = {
-        m.name: rng.uniform(-1, 1, (1, m.length, m.features)).astype(np.float32)
+        m.name: jnp.asarray(rng.uniform(-1, 1, (1, m.length, m.features)), jnp.float32)
         for m in config.modalities
         if not m.has_ids
     }

@@ -3,9 +3,10 @@
 Of 4M, a few random tokens of every modality: `fourm_probe`.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -13,8 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from medjax.checkpoints import fourm_probe
 from medjax.checkpoints.adapters import Adapter, build_adapted
-from medjax.checkpoints.tensors import Checkpoint, build
 from medjax.checkpoints.fourm_probe import FourMProbe
+from medjax.checkpoints.tensors import Checkpoint, build
 from medjax.models.config import PaliGemmaConfig
 from medjax.models.families import ModelConfig
 from medjax.models.fourm import FourMConfig
@@ -31,7 +32,7 @@ class Probe(NamedTuple):
 
     def ask(self, model: PaliGemma) -> Float[Array, "B T V"]:
         """The model's logits."""
-        return model(*self)
+        return model(*map(jnp.asarray, self))
 
 
 def any_probe(config: ModelConfig) -> Probe | FourMProbe:

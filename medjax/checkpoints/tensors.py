@@ -177,6 +177,18 @@ def _hint(name: str) -> str:
     return ""
 
 
+def differing(a: Checkpoint, b: Checkpoint) -> list[str]:
+    """Names of the parameters that one of two checkpoints lacks, or has with other values."""
+    return sorted(
+        name
+        for name in {*a.arrays, *b.arrays}
+        if name not in a.arrays
+        or name not in b.arrays
+        or a.arrays[name].dtype != b.arrays[name].dtype
+        or not np.array_equal(a.arrays[name].read(), b.arrays[name].read())
+    )
+
+
 def build(checkpoint: Checkpoint, *, mesh: Mesh | None = None, **kwargs: Any) -> Any:
     """The model of a checkpoint; `kwargs` (dtype, param_dtype, remat) go to it.
 

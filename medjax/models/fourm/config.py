@@ -10,6 +10,8 @@ from medjax.errors import UserError
 from medjax.modalities.table import Modality
 
 ACTIVATIONS = ("gelu", "silu")
+# A modality's name is part of its parameters' names, of which these say what an adapter is.
+_RESERVED = ("base", "lora_a", "lora_b")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,11 @@ class FourMConfig:
     def _check_modalities(self):
         names = self.names
         _require(len(set(names)) == len(names), f"modalities repeat: {', '.join(names)}")
+        for name in names:
+            _require(
+                name not in _RESERVED,
+                f"a modality cannot be called {name!r}, by which parameters of adapters are known",
+            )
         for field in ("inputs", "targets"):
             chosen = getattr(self, field)
             _require(bool(chosen), f"{field} must name at least one modality")
