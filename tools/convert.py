@@ -1,14 +1,19 @@
 #!/usr/bin/env python
-"""Converts PaliGemma checkpoints between big_vision, Hugging Face, PEFT and medjax.
+"""Converts PaliGemma checkpoints between big_vision, Hugging Face, PEFT and medjax, and 4M's
+between apple/ml-4m and medjax.
 
 Examples:
   convert.py --from big_vision --to huggingface --model-config paligemma-3b-224 \\
       --input pt_224.npz --tokenizer tokenizer.model --output hf/
   convert.py --from medjax --to peft --input runs/retina/model --base-model hf/ --output adapter/
   convert.py --from peft --to huggingface --input adapter/ --base hf/ --output merged/
+  convert.py --from 4m --to medjax --input 4M-7_B/ --tokenizer wordpiece.json --output model/
+  convert.py --from medjax --to 4m --input runs/mri/model --output official/
 
 An adapter is merged in float32 with the weights that it belongs to: those that it names, or --base.
 Weights that come with an adapter beside them are given as --input, the adapter as --adapter.
+A 4M model with modalities of one's own is read from its official form with --model-config, the
+model.json that it had in medjax.
 """
 
 import argparse
@@ -20,7 +25,8 @@ import peers
 from tqdm import tqdm
 
 from medjax import cli
-from medjax.checkpoints import convert, huggingface, peft, probe
+from medjax.checkpoints import convert, huggingface, peft, probe, tensors
+from medjax.models.fourm import FourMConfig
 
 
 def _arguments() -> argparse.Namespace:
@@ -39,7 +45,9 @@ def _arguments() -> argparse.Namespace:
     add("--adapter", type=path, help="PEFT or medjax adapter folder, merged in float32")
     add("--keep-adapter", action="store_true", help="with --to medjax: do not merge the adapter")
     add("--other-base", action="store_true", help="merge an adapter onto another base than its own")
-    add("--tokenizer", type=path, help="sentencepiece model file; by default the input's own")
+    add(
+        "--tokenizer", type=path, help="sentencepiece or WordPiece file; by default the input's own"
+    )
     add("--base-model", help="with --to peft: what the adapter names as its base")
     add("--overwrite", action="store_true", help="replace an earlier result")
     add("--verify", action="store_true", help="run input and output, print the logit difference")
@@ -57,7 +65,24 @@ def _run(args: argparse.Namespace) -> dict:
         report = convert.convert(request, source, tick=lambda name: bar.update())
     if args.verify:
         report["max_logit_difference"] = _verify(request, source)
+        if isinstance(source.checkpoint.config, FourMConfig):
+            report["arrays_read_back"] = _compare_arrays(request, source)
     return report
+
+
+def _compare_arrays(request: convert.Request, source: convert.Source) -> int:
+    """How many arrays of the output are exactly those that were to be written: all.
+
+    4M's original is no package to ask, as transformers is for PaliGemma.
+
+    Raises:
+      RuntimeError: any differs.
+    """
+    wanted = convert.result(request, source)
+    written = convert.open_any_model(request.output, wanted.config)
+    if wrong := tensors.differing(wanted, written):
+        raise RuntimeError(f"{request.output}: {len(wrong)} arrays differ: {', '.join(wrong[:5])}")
+    return len(wanted.arrays)
 
 
 def _verify(request: convert.Request, source: convert.Source) -> dict[str, float]:
@@ -66,7 +91,7 @@ def _verify(request: convert.Request, source: convert.Source) -> dict[str, float
     The input's adapter is applied, not merged, so that the merge is verified as well.
     """
     checkpoint, adapter = source.checkpoint, source.adapter
-    question = probe.make(checkpoint.config)
+    question = probe.any_probe(checkpoint.config)
     wanted = probe.logits(checkpoint, question, adapter)
     found = {}
 

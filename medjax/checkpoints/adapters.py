@@ -11,10 +11,9 @@ from jax.sharding import Mesh
 
 from medjax.checkpoints.tensors import Checkpoint, LazyArray, check_specs, filled
 from medjax.errors import UserError
-from medjax.models import lora, params
-from medjax.models.config import PaliGemmaConfig
+from medjax.models import families, lora, params
+from medjax.models.families import ModelConfig
 from medjax.models.lora import LoRAConfig
-from medjax.models.paligemma import PaliGemma
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,21 +45,21 @@ class Adapter:
         for name, array in self.arrays.items():
             yield name, array.read()
 
-    def check(self, model: PaliGemmaConfig) -> None:
+    def check(self, model: ModelConfig) -> None:
         """Raises UserError unless this adapts exactly the layers that its config names."""
         check_specs(self.where, self.arrays, adapter_specs(model, self.config))
 
 
-def _abstract(model: PaliGemmaConfig, config: LoRAConfig, **kwargs: Any) -> PaliGemma:
-    def create() -> PaliGemma:
-        module = PaliGemma(model, rngs=nnx.Rngs(0), **kwargs)
+def _abstract(model: ModelConfig, config: LoRAConfig, **kwargs: Any) -> nnx.Module:
+    def create() -> nnx.Module:
+        module = families.of(model).create(model, rngs=nnx.Rngs(0), **kwargs)
         lora.apply(module, dataclasses.replace(config, dropout=0.0), rngs=nnx.Rngs(0))
         return module
 
     return nnx.eval_shape(create)
 
 
-def adapter_specs(model: PaliGemmaConfig, config: LoRAConfig) -> dict[str, tuple[int, ...]]:
+def adapter_specs(model: ModelConfig, config: LoRAConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every array of an adapter, by name."""
     state = nnx.state(_abstract(model, config), nnx.LoRAParam)
     return {name: tuple(leaf.shape) for name, leaf in params.flatten(state).items()}
@@ -68,7 +67,7 @@ def adapter_specs(model: PaliGemmaConfig, config: LoRAConfig) -> dict[str, tuple
 
 def build_adapted(
     checkpoint: Checkpoint, adapter: Adapter, *, mesh: Mesh | None = None, **kwargs: Any
-) -> PaliGemma:
+) -> Any:
     """The model of a checkpoint with its adapter beside it, not merged; without dropout.
 
     `mesh` and `kwargs` are those of `tensors.build`.
@@ -103,12 +102,12 @@ def _sum(
 ) -> LazyArray:
     def read() -> np.ndarray:
         # Layer by layer, so that only the result is as large as the stack.
-        base, left, right = kernel.read(), a.read(), b.read()
-        out = np.empty(kernel.shape, dtype)
+        base, left, right = (x.read().reshape(-1, *x.shape[-2:]) for x in (kernel, a, b))
+        out = np.empty(base.shape, dtype)
         for layer in range(len(out)):
             delta = left[layer].astype(np.float32) @ right[layer].astype(np.float32)
             out[layer] = base[layer].astype(np.float32) + np.float32(scaling) * delta
-        return out
+        return out.reshape(kernel.shape)
 
     return LazyArray(kernel.shape, dtype, read)
 

@@ -1,7 +1,8 @@
 """From one checkpoint format to another, streaming; `tools/convert.py` is its command line.
 
-From big_vision, huggingface, medjax or peft to any of them. An adapter, which is the input, lies in
-its folder or is given, is merged in float32, or written as one.
+PaliGemma's from big_vision, huggingface, medjax or peft to any of them; 4M's from 4m (apple/ml-4m)
+or medjax to either. An adapter, which is the input, lies in its folder or is given, is merged in
+float32, or written as one.
 """
 
 import dataclasses
@@ -11,24 +12,42 @@ from typing import Any
 
 from medjax.checkpoints import (
     big_vision,
+    fourm,
+    fourm_config,
     hf_config,
     hf_processor,
     huggingface,
     model_folder,
     peft,
+    wordpiece_file,
 )
 from medjax.checkpoints.adapters import Adapter, Base, check_base, merged
+from medjax.checkpoints.formats import (
+    check_model,
+    is_huggingface,
+    named_model,
+    open_any_adapter,
+    open_any_model,
+)
 from medjax.checkpoints.hashes import remembered_hash
 from medjax.checkpoints.tensors import DTYPES, Checkpoint, LazyArray
 from medjax.cli import say
 from medjax.errors import UserError
-from medjax.models import config as model_config
-from medjax.models import variants
-from medjax.models.config import PaliGemmaConfig
-from medjax.models.variants import PADDED_VOCAB_SIZE, VOCAB_SIZE
+from medjax.models import families, variants
+from medjax.models.fourm import FourMConfig
 
-SOURCES = ("big_vision", "huggingface", "medjax", "peft")
-TARGETS = ("huggingface", "big_vision", "medjax", "peft")
+__all__ = [
+    "SOURCES", "TARGETS", "Request", "Source", "check_model", "convert", "is_huggingface",
+    "open_any_adapter", "open_any_model", "open_source", "result",
+]  # fmt: skip
+
+SOURCES = ("big_vision", "huggingface", "medjax", "peft", "4m")
+TARGETS = ("huggingface", "big_vision", "medjax", "peft", "4m")
+# The formats that know one family of models.
+_FAMILIES = {
+    "big_vision": families.PALIGEMMA, "huggingface": families.PALIGEMMA,
+    "peft": families.PALIGEMMA, "4m": families.FOURM,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +59,15 @@ class Request:
       input: an npz file (big_vision) or a folder.
       output: an npz file (big_vision) or a folder, which appears when it is complete.
       model_config: official name or JSON file; needed for big_vision, which does not say what model
-        it is; of an input that does, it must be the model.
+        it is, and for 4m if modalities are not official; of an input that says it, it must be the
+        model.
       dtype: of the written weights, a key of DTYPES; by default the source's.
       base: weights that `input`, an adapter alone, belongs to; by default those that it names.
       adapter: folder of a PEFT or medjax adapter.
       keep_adapter: write the adapter beside the base instead of merging it (to medjax only).
       other_base: merge an adapter even if it was trained on other weights than these.
-      tokenizer: sentencepiece model file that belongs to the model; by default the source's own.
+      tokenizer: sentencepiece model file (of 4M: WordPiece file) that belongs to the model; by
+        default the source's own.
       base_model: what a PEFT adapter names as its base.
       overwrite: whether an earlier result may be replaced.
     """
@@ -121,7 +142,10 @@ def open_source(request: Request) -> Source:
             _check_base(adapter, weights)
         adapter.check(checkpoint.config)
     if request.tokenizer is not None:
-        hf_processor.fitting_tokenizer(checkpoint, request.tokenizer)
+        if isinstance(checkpoint.config, FourMConfig):
+            wordpiece_file.check(checkpoint.config, request.tokenizer, checkpoint.where)
+        else:
+            hf_processor.fitting_tokenizer(checkpoint, request.tokenizer)
         checkpoint = dataclasses.replace(checkpoint, tokenizer=request.tokenizer)
     return Source(checkpoint, weights, adapter)
 
@@ -157,89 +181,35 @@ def _base(request: Request, adapter: Adapter) -> pathlib.Path:
 
 def _open_weights(request: Request, weights: pathlib.Path) -> Checkpoint:
     """The model itself: of the format that the request says, or an adapter's base, of any."""
-    named = variants.resolve(request.model_config) if request.model_config is not None else None
+    named = named_model(request.model_config) if request.model_config is not None else None
     if request.source == "medjax" and weights != request.input:
-        checkpoint = open_any_model(weights, model_folder.read_config(request.input))
-        tokenizer = request.input / model_folder.TOKENIZER
-        if tokenizer.is_file():  # the adapter's own, whatever the base brings
-            checkpoint = dataclasses.replace(checkpoint, tokenizer=tokenizer)
+        config = model_folder.read_config(request.input)
+        checkpoint = open_any_model(weights, config)
+        tokenizer = model_folder.own_tokenizer(request.input, config) or checkpoint.tokenizer
+        # The adapter's own tokenizer and modalities, whatever the base brings.
+        own = config if isinstance(config, FourMConfig) else checkpoint.config
+        checkpoint = dataclasses.replace(checkpoint, config=own, tokenizer=tokenizer)
     elif request.source == "peft":
         checkpoint = open_any_model(weights, named)
     elif request.source == "big_vision":
         assert named is not None
+        families.check(named, families.PALIGEMMA, f"--model-config {request.model_config}")
         checkpoint = big_vision.open_npz(weights, named)
     elif request.source == "huggingface":
         checkpoint = huggingface.open_folder(weights)
+    elif request.source == "4m":
+        if named is not None:
+            families.check(named, families.FOURM, f"--model-config {request.model_config}")
+        checkpoint = fourm.open_folder(weights, named)
     else:
         checkpoint = model_folder.open_model(weights)
-    if named is not None:
+    if request.source in _FAMILIES:
+        families.check(
+            checkpoint.config, _FAMILIES[request.source], f"--from {request.source}: {weights}"
+        )
+    if named is not None and request.source != "4m":  # which is opened by it
         check_model(checkpoint, named, f"--model-config {request.model_config}")
     return checkpoint
-
-
-def check_model(checkpoint: Checkpoint, named: PaliGemmaConfig, name: str) -> None:
-    """Raises UserError if a checkpoint is not the named model, but for Gemma's padding."""
-    found, wanted = _sizes(checkpoint.config), _sizes(named)
-    different = [
-        f"{key} is {found[key]}, not {wanted[key]}" for key in found if found[key] != wanted[key]
-    ]
-    if different:
-        more = f", and {len(different) - 4} more" if len(different) > 4 else ""
-        raise UserError(
-            f"{name} is not the model of {checkpoint.where}, whose {', '.join(different[:4])}{more}"
-        )
-
-
-def _sizes(config: PaliGemmaConfig) -> dict[str, Any]:
-    """What a model is made of, flat: "llm.width" -> 2048; vocabularies without padding."""
-    rows = VOCAB_SIZE if config.llm.vocab_size == PADDED_VOCAB_SIZE else config.llm.vocab_size
-    llm = dataclasses.replace(config.llm, vocab_size=rows)
-    nested = model_config.to_dict(dataclasses.replace(config, llm=llm))
-    towers = {
-        f"{tower}.{key}": value for tower in ("img", "llm") for key, value in nested[tower].items()
-    }
-    return {"image_size": config.image_size, **towers}
-
-
-def open_any_adapter(path: pathlib.Path) -> Adapter:
-    """An adapter folder of PEFT or of medjax.
-
-    Raises:
-      UserError: it is neither.
-    """
-    if model_folder.has_adapter(path):
-        return model_folder.open_adapter(path)
-    if (path / peft.CONFIG).is_file():
-        return peft.open_adapter(path)
-    raise UserError(f"{path} holds neither {peft.CONFIG} (PEFT) nor {model_folder.LORA} (medjax)")
-
-
-def open_any_model(path: pathlib.Path, config: PaliGemmaConfig | None = None) -> Checkpoint:
-    """A model in whatever format it is: npz file, medjax folder or Hugging Face folder.
-
-    Args:
-      config: of the model, needed for an npz file.
-
-    Raises:
-      UserError: it is none of them.
-    """
-    if path.is_file() and path.suffix == ".npz":
-        if config is None:
-            raise UserError(
-                f"{path} does not say what model it is; name it: model in a recipe, --model-config "
-                "of convert.py"
-            )
-        return big_vision.open_npz(path, config)
-    if is_huggingface(path):
-        return huggingface.open_folder(path)
-    if (path / model_folder.MODEL).is_file():
-        return model_folder.open_model(path)
-    raise UserError(f"{path} is no npz file, medjax folder or Hugging Face folder")
-
-
-def is_huggingface(path: pathlib.Path) -> bool:
-    """Whether a path is a Hugging Face folder and no medjax folder."""
-    return (path / "config.json").is_file() and not (path / model_folder.MODEL).is_file()
 
 
 def convert(
@@ -258,45 +228,67 @@ def convert(
       UserError: nothing is written then.
     """
     source = source or open_source(request)
-    checkpoint, adapter = source.checkpoint, source.adapter
-    if request.target == "peft" and adapter is None:
-        raise UserError(f"{request.input} has no adapter to write; give one as --adapter")
-    if request.target in ("huggingface", "peft"):
-        hf_config.check(checkpoint.config)
-    if request.keep_adapter and adapter is None:
-        raise UserError(f"--keep-adapter: {request.input} has no adapter, and none is given")
-    dtype = DTYPES[request.dtype] if request.dtype else None
-    what = "none" if adapter is None else "merged"
-    if request.target == "peft" or request.keep_adapter:
-        what = "kept"
-        result = checkpoint.astype(dtype)
-    elif adapter is not None:
-        result = merged(checkpoint, adapter, dtype)
-    else:
-        result = checkpoint.astype(dtype)
-    if request.target == "huggingface":
-        result = huggingface.padded(result)
-    elif request.target == "big_vision":
-        result = big_vision.unpadded(result)
-    if tick is not None:
-        result = _ticking(result, tick)
+    _check_target(request, source)
+    written = result(request, source)
     try:
-        _write(request, result, source)
+        _write(request, written if tick is None else _ticking(written, tick), source)
     except OSError as error:
         raise UserError(
             f"output {request.output} cannot be written: {error}; nothing is left of it"
         ) from error
-    count = sum(array.size for array in result.arrays.values())
+    config = written.config
+    if isinstance(config, FourMConfig):
+        vocabularies: dict[str, Any] = {"modalities": list(config.names)}
+    else:
+        vocabularies = {"vocabulary_rows": config.llm.vocab_size}
+    what = "none" if source.adapter is None else "merged"
     return {
         "from": request.source,
         "to": request.target,
         "input": str(request.input),
         "output": str(request.output),
-        "parameters": count,
-        "dtype": sorted({str(array.dtype) for array in result.arrays.values()}),
-        "vocabulary_rows": result.config.llm.vocab_size,
-        "adapter": what,
+        "parameters": sum(array.size for array in written.arrays.values()),
+        "dtype": sorted({str(array.dtype) for array in written.arrays.values()}),
+        **vocabularies,
+        "adapter": "kept" if _keeps_adapter(request) else what,
     }
+
+
+def _check_target(request: Request, source: Source) -> None:
+    """Raises UserError for what the target's format cannot say; says what its readers must know."""
+    config, where = source.checkpoint.config, source.checkpoint.where
+    if request.target in _FAMILIES:
+        families.check(config, _FAMILIES[request.target], f"--to {request.target}: {where}")
+    if source.adapter is None:
+        if request.target == "peft":
+            raise UserError(f"{request.input} has no adapter to write; give one as --adapter")
+        if request.keep_adapter:
+            raise UserError(f"--keep-adapter: {request.input} has no adapter, and none is given")
+    if request.target in ("huggingface", "peft"):
+        hf_config.check(config)
+    if request.target == "4m" and (own := fourm_config.unofficial(config)):
+        say(
+            f"warning: {', '.join(own)}: not so in apple/ml-4m's table of modalities; the original "
+            "reads this model once they are entered in its fourm/data/modality_info.py, and medjax "
+            "with the present model.json as --model-config"
+        )
+
+
+def _keeps_adapter(request: Request) -> bool:
+    return request.target == "peft" or request.keep_adapter
+
+
+def result(request: Request, source: Source) -> Checkpoint:
+    """The weights that `request` writes: the adapter merged unless it is kept, in their dtype."""
+    dtype = DTYPES[request.dtype] if request.dtype else None
+    checkpoint = source.checkpoint.astype(dtype)
+    if source.adapter is not None and not _keeps_adapter(request):
+        checkpoint = merged(source.checkpoint, source.adapter, dtype)
+    if request.target == "huggingface":
+        return huggingface.padded(checkpoint)
+    if request.target == "big_vision":
+        return big_vision.unpadded(checkpoint)
+    return checkpoint
 
 
 def _ticking(checkpoint: Checkpoint, tick: Callable[[str], None]) -> Checkpoint:
@@ -312,15 +304,17 @@ def _ticking(checkpoint: Checkpoint, tick: Callable[[str], None]) -> Checkpoint:
     return dataclasses.replace(checkpoint, arrays=arrays)
 
 
-def _write(request: Request, result: Checkpoint, source: Source) -> None:
+def _write(request: Request, written: Checkpoint, source: Source) -> None:
     output, overwrite, adapter = request.output, request.overwrite, source.adapter
     if request.target == "big_vision":
-        big_vision.write_npz(result, output, overwrite=overwrite)
+        big_vision.write_npz(written, output, overwrite=overwrite)
     elif request.target == "huggingface":
         weights = source.weights
-        own_tokenizer = result.tokenizer in (None, weights / hf_processor.SENTENCEPIECE)
+        own_tokenizer = written.tokenizer in (None, weights / hf_processor.SENTENCEPIECE)
         copy_from = weights if is_huggingface(weights) and own_tokenizer else None
-        huggingface.write_folder(result, output, overwrite=overwrite, copy_from=copy_from)
+        huggingface.write_folder(written, output, overwrite=overwrite, copy_from=copy_from)
+    elif request.target == "4m":
+        fourm.write_folder(written, output, overwrite=overwrite)
     elif request.target == "peft":
         assert adapter is not None
         base = Base(request.base_model) if request.base_model else None
@@ -331,5 +325,5 @@ def _write(request: Request, result: Checkpoint, source: Source) -> None:
             base = Base(str(source.weights.absolute()), remembered_hash(source.weights))
             kept = dataclasses.replace(kept, base=base)
         model_folder.write_folder(
-            output, result.config, result, kept, tokenizer=result.tokenizer, overwrite=overwrite
+            output, written.config, written, kept, tokenizer=written.tokenizer, overwrite=overwrite
         )

@@ -1,18 +1,20 @@
 """Checkpoints of apple/ml-4m: config.json and model.safetensors, read and written.
 
-Names are in `fourm_names`, the config in `fourm_config`.
+Names are in `fourm_names`, the config in `fourm_config`. The original keeps its WordPiece file
+elsewhere; here it lies beside them, if there is one.
 """
 
 import dataclasses
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator, Mapping
 
 import ml_dtypes
 import numpy as np
 
-from medjax.checkpoints import fourm_config, fourm_names
+from medjax.checkpoints import fourm_config, fourm_names, wordpiece_file
 from medjax.checkpoints.files import new_folder
 from medjax.checkpoints.fourm_names import Piece
 from medjax.checkpoints.safetensors_files import Writer, metadata, open_file
@@ -22,8 +24,18 @@ from medjax.models.fourm import MODALITIES, FourMConfig, Modality
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+WORDPIECE = "wordpiece.json"
 # Sines of angles up to 511, whose last float32 digits differ between libraries.
 _POSITIONS_TOLERANCE = 1e-4
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a config.json with what every 4M model's has."""
+    file = pathlib.Path(path) / CONFIG
+    try:
+        return file.is_file() and fourm_config.is_one(json.loads(file.read_text()))
+    except (OSError, ValueError):
+        return False
 
 
 def open_folder(
@@ -34,8 +46,8 @@ def open_folder(
     """A folder with an official config.json and model.safetensors.
 
     Args:
-      config: of the model; what config.json says if None. Whether output layers are tied to the
-        token embeddings is seen from the weights either way.
+      config: of the model, with which config.json must agree; what that says if None. Whether
+        output layers are tied to the token embeddings is seen from the weights either way.
       modalities: the table in which those of config.json are looked up.
 
     Raises:
@@ -45,13 +57,19 @@ def open_folder(
     path = pathlib.Path(path)
     if not path.is_dir():
         raise UserError(f"{path} is no folder; a 4M model is one, with a {CONFIG} and a {WEIGHTS}")
-    config = config or fourm_config.read(path / CONFIG, modalities)
+    if config is None:
+        config = fourm_config.read(path / CONFIG, modalities)
+    elif (path / CONFIG).exists():
+        fourm_config.check(config, path / CONFIG)
     file = path / WEIGHTS
     arrays = open_file(file)
     # A tensor that two modules share may be written once, and its other name noted.
     twins = {name: arrays[kept] for name, kept in metadata(file).items() if kept in arrays}
     arrays = twins | arrays
-    return from_tensors(arrays, config, str(file))
+    text = path / WORDPIECE if (path / WORDPIECE).is_file() else None
+    if text is not None:
+        wordpiece_file.check(config, text, str(path))
+    return dataclasses.replace(from_tensors(arrays, config, str(file)), tokenizer=text)
 
 
 def from_tensors(
@@ -136,3 +154,5 @@ def write_folder(
         with Writer(folder / WEIGHTS, announced) as writer:
             for name, array in to_tensors(checkpoint):
                 writer.write(name, array)
+        if checkpoint.tokenizer is not None:
+            shutil.copyfile(checkpoint.tokenizer, folder / WORDPIECE)

@@ -1,11 +1,11 @@
 """The config of a 4M model as apple/ml-4m keeps it (`fourm/models/fm.py: FM`)."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from medjax import records
 from medjax.errors import UserError
 from medjax.models.fourm import MODALITIES, FourMConfig, Modality, lookup
 
@@ -38,6 +38,16 @@ _IGNORED = {
 _FIXED = {"decoder_causal_mask": False}
 
 
+def is_one(data: Any) -> bool:
+    """Whether a JSON file's content is a config of 4M."""
+    return isinstance(data, Mapping) and set(_REQUIRED) <= set(_unwrapped(data))
+
+
+def _unwrapped(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config itself, which huggingface_hub wraps."""
+    return data["config"] if isinstance(data.get("config"), Mapping) else data
+
+
 def from_dict(
     data: Mapping[str, Any], where: str, modalities: Mapping[str, Modality] = MODALITIES
 ) -> FourMConfig:
@@ -47,8 +57,7 @@ def from_dict(
       UserError: a key that is unknown or missing, a modality that the table lacks, or what medjax
         does not compute.
     """
-    if isinstance(data.get("config"), Mapping):  # as huggingface_hub writes it
-        data = data["config"]
+    data = _unwrapped(data)
     known = {*_SAME, *_REQUIRED, *_IGNORED, *_FIXED}
     unknown, missing = sorted(set(data) - known), sorted(set(_REQUIRED) - set(data))
     if unknown or missing:
@@ -62,19 +71,30 @@ def from_dict(
         )
     for key, value in data.items():
         _check(key, value, where)
+    found = {
+        name: _entry(name, modalities, data.get("image_size"), where)
+        for name in (*data["domains_in"], *data["domains_out"])
+    }
     inputs = tuple(data["domains_in"])
     # What the original cannot predict it passes over.
-    targets = tuple(name for name in data["domains_out"] if lookup(name, modalities).has_ids)
-    size = data.get("image_size")
+    targets = tuple(name for name in data["domains_out"] if found[name].has_ids)
     return FourMConfig(
-        modalities=tuple(
-            lookup(name, modalities, size) for name in dict.fromkeys((*inputs, *targets))
-        ),
+        modalities=tuple(found[name] for name in dict.fromkeys((*inputs, *targets))),
         inputs=inputs,
         targets=targets,
         activation=_ACTIVATIONS[data["act_layer"]],
         **{_SAME[key]: value for key, value in {**_DEFAULTS, **data}.items() if key in _SAME},
     )
+
+
+def _entry(name: str, table: Mapping[str, Modality], size: int | None, where: str) -> Modality:
+    try:
+        return lookup(name, table, size)
+    except UserError as error:
+        raise UserError(
+            f"{where}: {error}. A model with modalities of one's own is read with the model.json "
+            "that it had in medjax (--model-config of convert.py)"
+        ) from error
 
 
 def _check(key: str, value: Any, where: str) -> None:
@@ -122,10 +142,37 @@ def to_dict(config: FourMConfig) -> dict[str, Any]:
 
 def read(path: pathlib.Path, modalities: Mapping[str, Modality] = MODALITIES) -> FourMConfig:
     """Reads a config.json; see `from_dict`."""
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{path} is not a JSON object")
-    return from_dict(data, str(path), modalities)
+    return from_dict(records.read_object(path), str(path), modalities)
+
+
+def check(config: FourMConfig, path: pathlib.Path) -> None:
+    """Raises UserError if a config.json is of another model than `config`, as far as it says it."""
+    data, wanted = _unwrapped(records.read_object(path)), to_dict(config)
+    for key, value in wanted.items():
+        if key in _IGNORED or key not in data:
+            continue
+        found = data[key]
+        if key == "domains_out" and isinstance(found, list):
+            # What the original cannot predict it passes over.
+            found = [name for name in found if name in value]
+        if key.startswith("domains_") and isinstance(found, list):
+            found, value = sorted(map(str, found)), sorted(value)
+        if found != value:
+            raise UserError(f"{path}: {key} is {data[key]!r}, the model config asks for {value!r}")
+
+
+def unofficial(config: FourMConfig) -> list[str]:
+    """The modalities of a model that the original's table lacks, or has with other sizes."""
+    size = to_dict(config)["image_size"]
+    return [m.name for m in config.modalities if not _is_official(m, size)]
+
+
+def _is_official(modality: Modality, image_size: int) -> bool:
+    if modality.name.partition("@")[0] not in MODALITIES:
+        return False
+    theirs = lookup(modality.name, image_size=image_size)
+    fields = (
+        "kind", "vocab_size", "image_size", "patch_size", "max_length", "channels",
+        "learned_positions",
+    )  # fmt: skip
+    return all(getattr(modality, field) == getattr(theirs, field) for field in fields)

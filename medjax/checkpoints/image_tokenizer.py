@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from medjax import records
 from medjax.checkpoints.files import new_folder
 from medjax.checkpoints.safetensors_files import open_file, write_file
 from medjax.checkpoints.tensors import check_specs, filled, lazy
-from medjax.errors import UserError
 from medjax.models.layers import Dtype
 from medjax.models.params import flatten
 from medjax.models.tokenizers import ImageTokenizer, ImageTokenizerConfig
@@ -72,8 +72,4 @@ def read_config(path: pathlib.Path) -> ImageTokenizerConfig:
     Raises:
       UserError: no such file, or one that is no image tokenizer's.
     """
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    return tokenizer_config.from_dict(data, str(path))
+    return tokenizer_config.from_dict(records.read_object(path), str(path))

@@ -1,10 +1,10 @@
-"""medjax's own model folders: one PaliGemma, its adapter, or both.
+"""medjax's own model folders: one model of any family, its adapter, or both.
 
-    model.json           sizes, as `models.config.to_dict`
+    model.json           sizes, as `families.to_dict`; of 4M all entries of its modalities, too
     params.safetensors   parameters by medjax's names, layers stacked
     lora.json            an adapter's config and its base's path and content hash
     lora.safetensors     the adapter, float32
-    tokenizer.model      sentencepiece
+    tokenizer.model      sentencepiece; of 4M wordpiece.json
 
 A folder without params.safetensors holds an adapter alone, whose base lora.json names.
 """
@@ -17,31 +17,31 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from medjax.checkpoints import adapters
+from medjax.checkpoints import adapters, wordpiece_file
 from medjax.checkpoints.adapters import Adapter, Base
 from medjax.checkpoints.files import content_hash, new_folder
 from medjax.checkpoints.safetensors_files import open_file, write_file
 from medjax.checkpoints.tensors import Checkpoint, check_specs, lazy, specs
 from medjax.errors import UserError
-from medjax.models import config as model_config
-from medjax.models.config import PaliGemmaConfig
+from medjax.models import families
+from medjax.models.families import ModelConfig
+from medjax.models.fourm import FourMConfig
 from medjax.models.lora import LoRAConfig
 
 __all__ = [
-    "content_hash", "has_adapter", "has_params", "open_adapter", "open_model", "read_config",
-    "save_model", "write_folder",
+    "content_hash", "has_adapter", "has_params", "open_adapter", "open_model", "own_tokenizer",
+    "read_config", "save_model", "write_folder",
 ]  # fmt: skip
 
 MODEL = "model.json"
 PARAMS = "params.safetensors"
 LORA = "lora.json"
 LORA_PARAMS = "lora.safetensors"
-TOKENIZER = "tokenizer.model"
 
 
 def save_model(
     path: str | os.PathLike[str],
-    config: PaliGemmaConfig,
+    config: ModelConfig,
     named: Mapping[str, Any],
     *,
     tokenizer_path: str | os.PathLike[str] | None = None,
@@ -54,7 +54,7 @@ def save_model(
     Args:
       path: of the folder.
       named: what `params.flatten(model)` gives, with adapters or without; or adapters alone.
-      tokenizer_path: sentencepiece model file to keep with it.
+      tokenizer_path: file of its text tokenizer to keep with it.
       lora_config: of the adapters; needed if there are any.
       base: what the adapters were trained on; needed if `named` holds adapters alone.
 
@@ -79,7 +79,7 @@ def save_model(
 
 def write_folder(
     path: str | os.PathLike[str],
-    config: PaliGemmaConfig,
+    config: ModelConfig,
     checkpoint: Checkpoint | None,
     adapter: Adapter | None = None,
     *,
@@ -89,8 +89,10 @@ def write_folder(
     """Writes a folder from lazily read arrays, one in memory at a time; see `save_model`."""
     if adapter is not None:
         adapter.check(config)
+    if tokenizer is not None and isinstance(config, FourMConfig):
+        wordpiece_file.check(config, tokenizer, "the model")
     with new_folder(path, markers=(MODEL,), overwrite=overwrite) as folder:
-        _write_json(folder / MODEL, model_config.to_dict(config))
+        _write_json(folder / MODEL, families.to_dict(config))
         if checkpoint is not None:
             write_file(folder / PARAMS, checkpoint.arrays)
         if adapter is not None:
@@ -98,7 +100,7 @@ def write_folder(
             _write_json(folder / LORA, {**dataclasses.asdict(adapter.config), "base": base})
             write_file(folder / LORA_PARAMS, adapter.arrays)
         if tokenizer is not None:
-            shutil.copyfile(tokenizer, folder / TOKENIZER)
+            shutil.copyfile(tokenizer, folder / families.of(config).tokenizer)
 
 
 def _write_json(path: pathlib.Path, data: dict) -> None:
@@ -115,13 +117,19 @@ def has_adapter(path: str | os.PathLike[str]) -> bool:
     return (pathlib.Path(path) / LORA).is_file()
 
 
-def read_config(path: str | os.PathLike[str]) -> PaliGemmaConfig:
-    """The model of a folder.
+def read_config(path: str | os.PathLike[str]) -> Any:
+    """The model of a folder: its PaliGemmaConfig or FourMConfig.
 
     Raises:
       UserError: it has no readable model.json.
     """
-    return model_config.load(pathlib.Path(path) / MODEL)
+    return families.load(pathlib.Path(path) / MODEL)
+
+
+def own_tokenizer(path: str | os.PathLike[str], config: ModelConfig) -> pathlib.Path | None:
+    """The file of a folder's text tokenizer, if it has one."""
+    file = pathlib.Path(path) / families.of(config).tokenizer
+    return file if file.is_file() else None
 
 
 def open_model(path: str | os.PathLike[str]) -> Checkpoint:
@@ -136,8 +144,10 @@ def open_model(path: str | os.PathLike[str]) -> Checkpoint:
         raise UserError(f"{path} has no {PARAMS}; it holds an adapter alone or is incomplete")
     arrays = open_file(path / PARAMS)
     check_specs(str(path / PARAMS), arrays, specs(config))
-    tokenizer = path / TOKENIZER
-    return Checkpoint(str(path), config, arrays, tokenizer if tokenizer.is_file() else None)
+    tokenizer = own_tokenizer(path, config)
+    if tokenizer is not None and isinstance(config, FourMConfig):
+        wordpiece_file.check(config, tokenizer, str(path))
+    return Checkpoint(str(path), config, arrays, tokenizer)
 
 
 def open_adapter(path: str | os.PathLike[str]) -> Adapter:

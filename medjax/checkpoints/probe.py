@@ -1,16 +1,24 @@
-"""One random question about a random image, to compare what two checkpoints compute."""
+"""One random question about a random image, to compare what two checkpoints compute.
+
+Of 4M, a few random tokens of every modality: `fourm_probe`.
+"""
 
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
+from medjax.checkpoints import fourm_probe
 from medjax.checkpoints.adapters import Adapter, build_adapted
+from medjax.checkpoints.fourm_probe import FourMProbe
 from medjax.checkpoints.tensors import Checkpoint, build
 from medjax.models.config import PaliGemmaConfig
+from medjax.models.families import ModelConfig
+from medjax.models.fourm import FourMConfig
 from medjax.models.paligemma import PaliGemma
 from medjax.models.variants import VOCAB_SIZE
 
@@ -21,6 +29,15 @@ class Probe(NamedTuple):
     image: Float[np.ndarray, "B Y X 3"]
     tokens: Int[np.ndarray, "B T"]
     mask_ar: Int[np.ndarray, "B T"]
+
+    def ask(self, model: PaliGemma) -> Float[Array, "B T V"]:
+        """The model's logits."""
+        return model(*map(jnp.asarray, self))
+
+
+def any_probe(config: ModelConfig) -> Probe | FourMProbe:
+    """A probe for a model of either family."""
+    return fourm_probe.make(config) if isinstance(config, FourMConfig) else make(config)
 
 
 def make(config: PaliGemmaConfig, *, prefix: int = 6, suffix: int = 4, seed: int = 0) -> Probe:
@@ -35,21 +52,21 @@ def make(config: PaliGemmaConfig, *, prefix: int = 6, suffix: int = 4, seed: int
     )
 
 
-def run(model: PaliGemma, probe: Probe) -> Float[np.ndarray, "B T V"]:
+def run(model: nnx.Module, probe: Probe | FourMProbe) -> Float[np.ndarray, "B T V"]:
     """What a model says to the probe, with full-precision matmuls."""
     graphdef, state = nnx.split(model)
 
     @jax.jit
-    def forward(state, image, tokens, mask_ar):
-        return nnx.merge(graphdef, state)(image, tokens, mask_ar)
+    def forward(state, probe):
+        return probe.ask(nnx.merge(graphdef, state))
 
     with jax.default_matmul_precision("highest"):
-        return np.asarray(forward(state, *probe))
+        return np.asarray(forward(state, probe))
 
 
 def logits(
     checkpoint: Checkpoint,
-    probe: Probe,
+    probe: Probe | FourMProbe,
     adapter: Adapter | None = None,
     *,
     mesh: Mesh | None = None,

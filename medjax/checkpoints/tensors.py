@@ -20,10 +20,9 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from medjax.errors import UserError
-from medjax.models import params
+from medjax.models import families, params
 from medjax.models.config import PaliGemmaConfig
-from medjax.models.fourm import FourM, FourMConfig
-from medjax.models.paligemma import PaliGemma
+from medjax.models.families import ModelConfig
 from medjax.models.variants import PADDED_VOCAB_SIZE, VOCAB_SIZE
 from medjax.scaling import sharding
 
@@ -63,17 +62,17 @@ def lazy(array: Any) -> LazyArray:
     return LazyArray(tuple(array.shape), np.dtype(array.dtype), lambda: np.asarray(array))
 
 
-Config = TypeVar("Config", PaliGemmaConfig, FourMConfig)
+Config = TypeVar("Config", bound=ModelConfig)
 
 
-def abstract(config: PaliGemmaConfig | FourMConfig, **kwargs: Any) -> Any:
+def abstract(config: ModelConfig, **kwargs: Any) -> Any:
     """The model of a config, nothing allocated; `kwargs` (dtype, param_dtype, remat) go to it."""
-    create: Any = FourM if isinstance(config, FourMConfig) else PaliGemma
+    create = families.of(config).create
     return nnx.eval_shape(lambda: create(config, rngs=nnx.Rngs(0), **kwargs))
 
 
 @functools.cache
-def specs(config: PaliGemmaConfig | FourMConfig) -> dict[str, tuple[int, ...]]:
+def specs(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter of a model, by medjax's name; nothing is allocated."""
     flat = params.flatten(abstract(config))
     return {name: tuple(leaf.shape) for name, leaf in flat.items()}
@@ -87,7 +86,7 @@ class Checkpoint(Generic[Config]):
       where: what error messages call it, usually its path.
       config: of the model.
       arrays: every parameter by medjax's name.
-      tokenizer: its sentencepiece model file, if it has one.
+      tokenizer: its text tokenizer's file (sentencepiece, or of 4M WordPiece), if it has one.
 
     Raises:
       UserError: names or shapes differ from those of `config`.
@@ -157,18 +156,37 @@ def check_specs(
         )
     for name, shape in expected.items():
         if tuple(arrays[name].shape) != tuple(shape):
-            hint = ""
-            if name == "vision_tower/position_embedding":
-                hint = (
-                    "; one row belongs to each image patch, so image_size or patch_size of the "
-                    "model config is not the checkpoint's"
-                )
-            elif name == "language_model/embed_tokens":
-                hint = "; correct llm.vocab_size of the model config"
             raise UserError(
                 f"{where}: {name} has shape {tuple(arrays[name].shape)}, "
-                f"the model config asks for {tuple(shape)}{hint}"
+                f"the model config asks for {tuple(shape)}{_hint(name)}"
             )
+
+
+def _hint(name: str) -> str:
+    """What a shape that differs is most likely due to."""
+    if name == "vision_tower/position_embedding":
+        return (
+            "; one row belongs to each image patch, so image_size or patch_size of the model "
+            "config is not the checkpoint's"
+        )
+    if name == "language_model/embed_tokens":
+        return "; correct llm.vocab_size of the model config"
+    *_, kind, modality = ("", *name.split("/", 2)[-2:])
+    if kind in ("embed_tokens", "lm_head"):
+        return f"; correct vocab_size of modality {modality!r} in the model config"
+    return ""
+
+
+def differing(a: Checkpoint, b: Checkpoint) -> list[str]:
+    """Names of the parameters that one of two checkpoints lacks, or has with other values."""
+    return sorted(
+        name
+        for name in {*a.arrays, *b.arrays}
+        if name not in a.arrays
+        or name not in b.arrays
+        or a.arrays[name].dtype != b.arrays[name].dtype
+        or not np.array_equal(a.arrays[name].read(), b.arrays[name].read())
+    )
 
 
 def build(checkpoint: Checkpoint, *, mesh: Mesh | None = None, **kwargs: Any) -> Any:

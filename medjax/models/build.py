@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from medjax.models import lora, params
-from medjax.models.config import PaliGemmaConfig
+from medjax.models import families, lora, params
+from medjax.models.families import ModelConfig
 from medjax.models.layers import Dtype
 from medjax.models.paligemma import PaliGemma
 from medjax.scaling import sharding
@@ -19,7 +19,7 @@ _BASE = nnx.All(nnx.Param, nnx.Not(nnx.LoRAParam))
 
 
 def build(
-    config: PaliGemmaConfig,
+    config: ModelConfig,
     *,
     mesh: Mesh,
     weights: Iterable[tuple[str, Any]] | None = None,
@@ -30,26 +30,29 @@ def build(
     remat: str = "none",
     ordered_ids: range | None = None,
     seed: int = 0,
-) -> PaliGemma:
-    """A PaliGemma on `mesh`; no device ever holds more of it than its share.
+) -> Any:
+    """A PaliGemma or 4M on `mesh`; no device ever holds more of it than its share.
 
     Args:
       weights: (name, array) of the model without adapters, one at a time; random if None.
       source: what error messages call the weights.
       lora_config: adapters to add.
-      ordered_ids: token ids whose random embeddings are made to know their order.
+      ordered_ids: token ids whose random embeddings are made to know their order; of PaliGemma.
       seed: of whatever is random.
 
     Raises:
       UserError: weights that do not fit, or adapters that do not.
     """
 
-    def create() -> PaliGemma:
+    def create() -> nnx.Module:
         rngs = nnx.Rngs(params=seed)
-        model = PaliGemma(config, dtype=dtype, param_dtype=param_dtype, remat=remat, rngs=rngs)
+        model = families.of(config).create(
+            config, dtype=dtype, param_dtype=param_dtype, remat=remat, rngs=rngs
+        )
         if ordered_ids is not None:
+            assert isinstance(model, PaliGemma)
             table = model.language_model.embed_tokens
-            rows = ordered_rows(len(ordered_ids), config.llm.width).astype(param_dtype)
+            rows = ordered_rows(len(ordered_ids), table.shape[1]).astype(param_dtype)
             table.set_value(table.get_value().at[jnp.asarray(ordered_ids)].set(rows))
         if lora_config is not None:
             lora.apply(model, lora_config, rngs=nnx.Rngs(params=seed + 1))

@@ -1,11 +1,11 @@
 """Shapes of PaliGemma models, as immutable records; read from and written to JSON."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from medjax import records
 from medjax.errors import UserError
 
 
@@ -194,10 +194,4 @@ def to_dict(config: PaliGemmaConfig) -> dict[str, Any]:
 
 def load(path: str | pathlib.Path) -> PaliGemmaConfig:
     """Reads a JSON file in the form of `to_dict` or of big_vision's `img` and `llm` configs."""
-    try:
-        data = json.loads(pathlib.Path(path).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"model config {path} cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise UserError(f"model config {path} is not a JSON object")
-    return from_dict(data, where=str(path))
+    return from_dict(records.read_object(path, "model config"), where=str(path))

@@ -299,7 +299,7 @@ def small_disk(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("target", convert.TARGETS)
+@pytest.mark.parametrize("target", [name for name in convert.TARGETS if name != "4m"])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_nothing_is_left_when_the_disk_is_full(target, overwrite, tmp_path):
     peft.write_adapter(random_adapter(), tmp_path / "adapter")

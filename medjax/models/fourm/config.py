@@ -1,11 +1,17 @@
-"""Shapes of 4M models, as immutable records."""
+"""Shapes of 4M models, as immutable records; read from and written to JSON."""
 
 import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
 
+from medjax import records
 from medjax.errors import UserError
 from medjax.modalities.table import Modality
 
 ACTIVATIONS = ("gelu", "silu")
+# A modality's name is part of its parameters' names, of which these say what an adapter is.
+_RESERVED = ("base", "lora_a", "lora_b")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +60,7 @@ class FourMConfig:
     def __post_init__(self):
         for name in ("width", "encoder_depth", "decoder_depth", "num_heads", "mlp_ratio"):
             value = getattr(self, name)
-            _require(value > 0, f"{name} is {value!r}; it must be a number above 0")
+            _require(0 < value < math.inf, f"{name} is {value!r}; it must be a number above 0")
         _require(
             self.width % self.num_heads == 0,
             f"width {self.width} is no multiple of num_heads {self.num_heads}",
@@ -76,6 +82,11 @@ class FourMConfig:
     def _check_modalities(self):
         names = self.names
         _require(len(set(names)) == len(names), f"modalities repeat: {', '.join(names)}")
+        for name in names:
+            _require(
+                name not in _RESERVED,
+                f"a modality cannot be called {name!r}, by which parameters of adapters are known",
+            )
         for field in ("inputs", "targets"):
             chosen = getattr(self, field)
             _require(bool(chosen), f"{field} must name at least one modality")
@@ -131,3 +142,18 @@ class FourMConfig:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise UserError(f"model: {message}")
+
+
+def to_dict(config: FourMConfig) -> dict[str, Any]:
+    """Nested dictionaries that `from_dict` reads back, also by way of JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(data: Mapping[str, Any], where: str = "model") -> FourMConfig:
+    """A config from nested dictionaries, as a JSON file holds them: all of its modalities' entries.
+
+    Raises:
+      UserError: a key that is unknown or missing, a value that is not of its kind, or what
+        FourMConfig or Modality refuses.
+    """
+    return records.from_dict(FourMConfig, data, where)

@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-import typing
 from collections.abc import Mapping
 from typing import Any
 
+from medjax import records
 from medjax.errors import UserError
 
 KINDS = ("image", "mask")
@@ -213,42 +213,4 @@ def from_dict(data: Mapping[str, Any], where: str = "image tokenizer") -> ImageT
     Raises:
       UserError: a key that is unknown or missing, or a value that is not of its kind.
     """
-    return _record(ImageTokenizerConfig, data, where)
-
-
-def _record(record: type, data: Any, where: str) -> Any:
-    if not isinstance(data, Mapping):
-        raise UserError(f"{where} is {data!r}; it must hold {record.__name__}'s values by name")
-    fields = {field.name: field for field in dataclasses.fields(record)}
-    unknown = sorted(set(data) - set(fields))
-    missing = sorted(
-        name
-        for name, field in fields.items()
-        if field.default is dataclasses.MISSING and name not in data
-    )
-    if unknown or missing:
-        raise UserError(f"{where} has unknown keys {unknown} and lacks {missing}")
-    return record(
-        **{name: _value(fields[name].type, data[name], f"{where}: {name}") for name in data}
-    )
-
-
-def _value(kind: Any, value: Any, where: str) -> Any:
-    """A field's value, if it is of the field's type."""
-    choices = typing.get_args(kind)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if typing.get_origin(kind) is tuple:
-        if isinstance(value, list | tuple):
-            return tuple(_value(choices[0], v, where) for v in value)
-    elif choices:  # of records
-        known = {name: record for name, record in _TYPES.items() if record in choices}
-        if not isinstance(value, Mapping) or value.get("type") not in known:
-            raise UserError(f"{where} must hold a type, one of {', '.join(known)}")
-        rest = {name: v for name, v in value.items() if name != "type"}
-        return _record(known[value["type"]], rest, where)
-    elif kind is float and number:
-        return float(value)
-    elif isinstance(value, kind) and not isinstance(value, bool):
-        return value
-    words = {str: "text", int: "a whole number", float: "a number"}
-    raise UserError(f"{where} is {value!r}; expected {words.get(kind, 'a list')}")
+    return records.from_dict(ImageTokenizerConfig, data, where, _TYPES)

@@ -23,7 +23,7 @@ from medjax.data.sources import Source
 from medjax.data.tokenizer import Tokenizer
 from medjax.decoding.config import DecodeConfig
 from medjax.errors import UserError
-from medjax.models import build, params, variants
+from medjax.models import build, families, params, variants
 from medjax.models.config import PaliGemmaConfig
 from medjax.models.paligemma import PaliGemma
 from medjax.pipelines.fit import (
@@ -76,6 +76,7 @@ def open_init(config: ConfigDict) -> Start | None:
     else:
         named = variants.resolve(_plain(config.model), config.image_size) if config.model else None
         start = Start(convert.open_any_model(path, named), Base(str(path.absolute())), outside=True)
+    families.check(start.checkpoint.config, families.PALIGEMMA, f"init {path}")
     size = start.checkpoint.config.image_size
     if size != config.image_size:
         raise UserError(
