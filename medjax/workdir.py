@@ -1,12 +1,12 @@
 """The folder of one run: what lies where, and that it belongs to one config.
 
 config.json            the config, complete
-tokenizer.model        of all stages
+tokenizer.model        of all stages; of 4M wordpiece.json
 <stage>/checkpoints/   orbax, one folder a step
 <stage>/metrics.jsonl  and TensorBoard events
 <stage>/model/         the stage's result, a model folder
 evaluation/            results.json, results.md, predictions.{jsonl,html,png}, settings.json
-huggingface/           the last stage's result, merged
+huggingface/           the last stage's result, merged; of 4M fourm/
 export.json            how it was exported, to which files, and how far its logits differ
 """
 
@@ -50,6 +50,10 @@ class Workdir:
         return self.path / "tokenizer.model"
 
     @property
+    def wordpiece(self) -> pathlib.Path:
+        return self.path / "wordpiece.json"
+
+    @property
     def evaluation(self) -> pathlib.Path:
         return self.path / "evaluation"
 
@@ -60,6 +64,10 @@ class Workdir:
     @property
     def huggingface(self) -> pathlib.Path:
         return self.path / "huggingface"
+
+    @property
+    def fourm(self) -> pathlib.Path:
+        return self.path / "fourm"
 
     def stage(self, name: str) -> pathlib.Path:
         return self.path / name

@@ -20,6 +20,7 @@ from medjax.data.tokenizer import Tokenizer
 from medjax.evaluation.predictions import read_jsonl
 from medjax.models import lora, params, variants
 from medjax.models.paligemma import PaliGemma
+from medjax.pipelines import weights
 from medjax.pipelines.fit import lora_config
 from medjax.training import loss_scaling, optimizers
 from medjax.training.objectives.paligemma import Answers
@@ -154,7 +155,7 @@ def test_evaluation(finished_run, own_data):
 def test_transformers_computes_the_same(finished_run):
     folder = finished_run / "huggingface"
     question = probe.make(model_folder.read_config(finished_run / "train" / "model"))
-    ours = probe.run(stage.load_result(finished_run / "train" / "model", jnp.float32), question)
+    ours = probe.run(weights.load_result(finished_run / "train" / "model", jnp.float32), question)
     # Raises if a key is missing or left over.
     theirs = peers.huggingface_logits(folder, question)
     assert np.ptp(ours) > 1

@@ -18,7 +18,7 @@ from medjax import config as config_lib
 from medjax.checkpoints import model_folder, probe
 from medjax.data import setup
 from medjax.evaluation.predictions import read_jsonl
-from medjax.pipelines.paligemma import stage
+from medjax.pipelines import weights
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
@@ -152,7 +152,7 @@ def test_transformers_computes_the_same_logits(done):
     path, _, _ = done
     folder = path / "base_lora" / "model"
     question = probe.make(model_folder.read_config(folder))
-    ours = probe.run(stage.load_result(folder, jnp.float32), question)  # adapters not merged
+    ours = probe.run(weights.load_result(folder, jnp.float32), question)  # adapters not merged
     theirs = peers.huggingface_logits(path / "huggingface", question)
     assert np.ptp(ours) > 1
     np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-4)

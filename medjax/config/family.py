@@ -51,7 +51,6 @@ CHOICES = {
     "kernels.cross_entropy": _IMPLEMENTATIONS,
     "optimizer.schedule": ("cosine", "linear", "constant"),
     "data.on_bad_example": ("error", "skip"),
-    "lora.init": ("kaiming", "normal"),
 }
 AT_LEAST = {
     "batch_size": 1, "accumulation": 1, "keep_latest": 1, "evaluate.batch_size": 1,

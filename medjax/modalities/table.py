@@ -7,7 +7,9 @@ Names and numbers are those of apple/ml-4m, `fourm/data/modality_info.py`. "tok_
 import dataclasses
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
+from medjax import records
 from medjax.errors import UserError
 
 PATCHES = "patches"
@@ -185,3 +187,21 @@ def lookup(
     if at:
         raise UserError(f"modality {name!r}: {base} is no image and has no size")
     return entry
+
+
+def with_entries(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Modality]:
+    """The table with entries of one's own, which may take the place of others.
+
+    Args:
+      entries: by name, the fields of `Modality`. Of a name that the table has, those that are not
+        given are the table's.
+
+    Raises:
+      UserError: a field that there is not, or values that `Modality` refuses.
+    """
+    table = dict(MODALITIES)
+    for name, entry in entries.items():
+        known = dataclasses.asdict(table[name]) if name in table else {}
+        data = {**known, **entry, "name": name}
+        table[name] = records.from_dict(Modality, data, f"modalities.{name}")
+    return table

@@ -1,6 +1,6 @@
 """Models with real parameters, laid out on a mesh: drawn at random or read from a checkpoint."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -58,18 +58,24 @@ def build(
             lora.apply(model, lora_config, rngs=nnx.Rngs(params=seed + 1))
         return model
 
+    if weights is None:
+        return fresh(create, mesh)
     graphdef, abstract = nnx.split(nnx.eval_shape(create))
     layouts = sharding.shardings(abstract, mesh)
-    if weights is None:
-        state = jax.jit(lambda: nnx.state(create()), out_shardings=layouts)()
-        return nnx.merge(graphdef, state)
     base = sharding.laid_out(nnx.split_state(abstract, _BASE, ...)[0], mesh)
     _, fresh_layouts = nnx.split_state(layouts, _BASE, ...)
     params.assign(base, weights, source)
-    fresh = jax.jit(
+    added = jax.jit(
         lambda: nnx.split_state(nnx.state(create()), _BASE, ...)[1], out_shardings=fresh_layouts
     )()
-    return nnx.merge(graphdef, base, fresh)
+    return nnx.merge(graphdef, base, added)
+
+
+def fresh(create: Callable[[], Any], mesh: Mesh) -> Any:
+    """A module with random parameters on `mesh`, each made where it will lie."""
+    graphdef, abstract = nnx.split(nnx.eval_shape(create))
+    layouts = sharding.shardings(abstract, mesh)
+    return nnx.merge(graphdef, jax.jit(lambda: nnx.state(create()), out_shardings=layouts)())
 
 
 def ordered_rows(count: int, width: int) -> jax.Array:

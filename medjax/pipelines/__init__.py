@@ -1,5 +1,6 @@
 """A whole run of a family of models: data, stages, evaluation, export; what is done is skipped."""
 
+import importlib
 import pathlib
 from types import ModuleType
 
@@ -43,8 +44,4 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
 
 def _of(config: ConfigDict) -> ModuleType:
     """The family's own; imported when it is wanted, since each needs libraries of its own."""
-    if config.family == "fourm":
-        from medjax.pipelines.fourm import run as family
-    else:
-        from medjax.pipelines.paligemma import run as family
-    return family
+    return importlib.import_module(f"medjax.pipelines.{config.family}.run")

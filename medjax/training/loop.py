@@ -284,4 +284,6 @@ def _means(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _format(values: dict[str, float]) -> str:
-    return ", ".join(f"{key} {value:.4g}" for key, value in values.items())
+    # Losses first: jit gives dictionaries back in alphabetical order.
+    names = sorted(values, key=lambda name: not name.startswith("loss"))
+    return ", ".join(f"{name} {values[name]:.4g}" for name in names)

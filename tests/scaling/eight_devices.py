@@ -19,7 +19,7 @@ from medjax.models import lora
 from medjax.models.build import build
 from medjax.models.config import GemmaConfig, PaliGemmaConfig, SigLIPConfig
 from medjax.models.params import flatten
-from medjax.pipelines.paligemma.stage import load_result
+from medjax.pipelines.weights import load_result
 from medjax.scaling import sharding
 from medjax.training.loop import Trainer
 from medjax.training.objectives.paligemma import Answers

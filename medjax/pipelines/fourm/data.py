@@ -2,9 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from medjax.cli import say
@@ -50,14 +50,29 @@ def open_sources(
     Raises:
       UserError: no such source or modality, or its data cannot be used.
     """
+    augment = Augment(**config.data.augment.to_dict()) if part == "train" else None
     sources = {}
+    for key, (samples, spec, chosen) in _open(name, config, part, modalities, channels).items():
+        transform = SampleTransform(chosen, wordpiece, channels, augment)
+        transform(samples[0])
+        sources[key] = Source(samples, spec, chosen, transform)
+    return sources
+
+
+def _open(
+    name: str,
+    config: ConfigDict,
+    part: str,
+    modalities: Sequence[Modality],
+    channels: Mapping[str, int] | None,
+) -> dict[str, tuple[SampleSource, ConfigDict, tuple[Modality, ...]]]:
+    """Each source's samples, its keys in the config, and which modalities it is asked for."""
+    opened = {}
     for key, spec in config.data[part].items():
-        if not spec.source:  # a place that a recipe keeps for one's own data
+        chosen = tuple(m for m in modalities if not spec.modalities or m.name in spec.modalities)
+        if not spec.source or not chosen:  # a place that a recipe keeps for one's own data
             continue
         where = f"{name}: data.{part}.{key}"
-        chosen = tuple(m for m in modalities if not spec.modalities or m.name in spec.modalities)
-        if not chosen:
-            continue
         samples = open_samples(
             spec.source,
             split=spec.split,
@@ -73,11 +88,8 @@ def open_sources(
             say(f"{where}: bad rows left out: {faults}")
         if not len(samples):
             raise UserError(f"{where}: {spec.source} has no samples")
-        augment = Augment(**config.data.augment.to_dict()) if part == "train" else None
-        transform = SampleTransform(chosen, wordpiece, channels, augment)
-        transform(samples[0])
-        sources[key] = Source(samples, spec, chosen, transform)
-    return sources
+        opened[key] = (samples, spec, chosen)
+    return opened
 
 
 def train_data(config: ConfigDict, sources: Mapping[str, Source]) -> TrainIterator:
@@ -120,13 +132,24 @@ def eval_data(
 def evenly(samples: SampleSource, most: int) -> list[Sample]:
     """At most so many samples, evenly spaced; all if `most` is 0."""
     count = min(len(samples), most) if most else len(samples)
-    return [samples[i] for i in np.arange(count) * len(samples) // max(count, 1)]
+    return [samples[i * len(samples) // count] for i in range(count)]
 
 
 def lacking(name: str, config: ConfigDict, what: str) -> UserError:
     """That a stage has nothing to train on."""
     keys = " or ".join(f"data.train.{key}.source" for key in config.data.train)
     return UserError(
-        f"{name}: there is no data with {what} to train on; set {keys or 'data.train in the recipe'}"
-        " to a dataset's name or a JSON-lines file"
+        f"{name}: there is no data with {what} to train on; set "
+        f"{keys or 'data.train in the recipe'} to a dataset's name or a JSON-lines file"
     )
+
+
+def values(name: str, config: ConfigDict, part: str, modality: Modality) -> Iterator[Any]:
+    """What the samples of a stage's data are made of for one modality, as it is in the data.
+
+    Raises:
+      UserError: see `open_sources`.
+    """
+    for samples, _, _ in _open(name, config, part, (modality,), None).values():
+        for index in range(len(samples)):
+            yield samples[index].value(modality.value)

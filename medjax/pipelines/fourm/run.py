@@ -1,1 +1,217 @@
-"""A run of 4M: tokenizers, then the model of every modality."""
+"""A run of 4M: tokenizers, then the model of every modality, and what it makes of test data."""
+
+import json
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from medjax import config as config_lib
+from medjax import workdir as workdir_lib
+from medjax.checkpoints import formats, fourm, model_folder
+from medjax.cli import say
+from medjax.data.wordpiece import WordPiece, train_wordpiece
+from medjax.errors import UserError
+from medjax.evaluation.fourm.report import FILES
+from medjax.files import write_whole
+from medjax.modalities import table as modality_table
+from medjax.modalities.table import BOXES, TEXT, Modality
+from medjax.models.tokenizers import ImageTokenizerConfig
+from medjax.pipelines import weights
+from medjax.pipelines.fourm import data, evaluation, model, tokenizers, trained
+from medjax.workdir import Workdir
+
+Plan = tokenizers.Plan | model.Plan
+
+
+def run(config: ConfigDict, path: str | pathlib.Path) -> dict:
+    """See `pipelines.run`."""
+    workdir = workdir_lib.check(path, config)
+    names = config_lib.stage_names(config)
+    if all(workdir.model(name).exists() for name in names):
+        say(f"workdir {workdir.path}: trained already")
+        workdir_lib.create(workdir, config)
+    else:
+        _train(config, workdir)
+    outcome: dict[str, Any] = {"workdir": str(workdir.path)}
+    if jax.process_index() == 0:
+        outcome["reconstructions"] = _reconstructions(config, workdir)
+        if _last_model(config) and _names_data(config, "test"):
+            outcome["results"] = _evaluated(config, workdir) or evaluate(config, workdir)
+        if _last_model(config) and config.export.fourm:
+            outcome["export"] = export(config, workdir)
+    return outcome
+
+
+def _train(config: ConfigDict, workdir: Workdir) -> None:
+    configs = {
+        name: config_lib.stage_config(config, name) for name in config_lib.stage_names(config)
+    }
+    table = modality_table.with_entries(config.modalities.to_dict())
+    starts = {
+        name: weights.open_start(stage.init, None) if stage.init else None
+        for name, stage in configs.items()
+    }
+    wordpiece = _wordpiece(config, configs, table, starts, workdir)
+    made: dict[str, ImageTokenizerConfig] = {}
+    plans: list[Plan] = []
+    for name, stage in configs.items():
+        plan: Plan
+        if stage.kind == "tokenizer":
+            plan = tokenizers.plan(name, stage, table)
+            made[name] = plan.tokenizer
+        else:
+            plan = model.plan(name, stage, table, starts[name], wordpiece, made)
+            if _names_data(config, "test"):
+                evaluation.directions(stage, plan.model)
+        plans.append(plan)
+    workdir_lib.create(workdir, config)
+    if wordpiece is not None:
+        wordpiece.save(workdir.wordpiece)
+    say(f"workdir {workdir.path}")
+    for plan in plans:
+        if workdir.model(plan.name).exists():
+            say(f"{plan.name}: trained already")
+        elif isinstance(plan, model.Plan):
+            plan.run(workdir, starts[plan.name])
+        else:
+            plan.run(workdir)
+
+
+def _names_data(config: ConfigDict, part: str) -> bool:
+    return any(spec.source for spec in config.data[part].values())
+
+
+def _last_model(config: ConfigDict) -> str:
+    """The last stage that trains 4M; "" if none does."""
+    names = config_lib.stage_names(config)
+    kinds = {name: config_lib.stage_config(config, name).kind for name in names}
+    return next((name for name in reversed(names) if kinds[name] == "fourm"), "")
+
+
+def _wordpiece(
+    config: ConfigDict,
+    configs: Mapping[str, ConfigDict],
+    table: Mapping[str, Modality],
+    starts: Mapping[str, weights.Start | None],
+    workdir: Workdir,
+) -> WordPiece | None:
+    """The run's tokenizer of texts, if it has any: named, of the weights, or trained on them."""
+    models = {name: stage for name, stage in configs.items() if stage.kind == "fourm"}
+    if workdir.wordpiece.exists():
+        return WordPiece.load(workdir.wordpiece)
+    if config.wordpiece:
+        return WordPiece.load(pathlib.Path(config.wordpiece).expanduser())
+    texts = {
+        name: [m for m in model.named(stage, table) if m.content in (TEXT, BOXES)]
+        for name, stage in models.items()
+    }
+    for name in models:
+        if (start := starts[name]) is None:
+            continue
+        if start.checkpoint.tokenizer is not None:
+            return WordPiece.load(start.checkpoint.tokenizer)
+        if model.has_texts(start.checkpoint.config.modalities):
+            raise UserError(
+                f"{name}: {start.origin.path} brings no WordPiece file; set wordpiece to the file "
+                "that it was trained with"
+            )
+    if not any(texts.values()):
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        return train_wordpiece(
+            _texts(models, texts),
+            pathlib.Path(folder) / workdir.wordpiece.name,
+            vocab_size=config.wordpiece_vocab_size,
+            num_sentinels=config.wordpiece_sentinels,
+            num_bins=config.wordpiece_bins,
+        )
+
+
+def _texts(configs: Mapping[str, ConfigDict], texts: Mapping[str, list[Modality]]) -> Iterator[str]:
+    """Every text, and every label of a box, of the training data."""
+    for name, modalities in texts.items():
+        for modality in modalities:
+            values = data.values(name, configs[name], "train", modality)
+            for value in values:
+                yield from [value] if modality.content == TEXT else [box.label for box in value]
+
+
+def _reconstructions(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+    """What the stages of tokenizers said of themselves."""
+    found = {}
+    for name in config_lib.stage_names(config):
+        path = workdir.stage(name) / "reconstruction.json"
+        if path.is_file():
+            found[name] = json.loads(path.read_text())
+    return found
+
+
+def _asked(config: ConfigDict) -> dict:
+    """What the results depend on beside the weights, as JSON gives it back."""
+    settings = {"test": config.data.test.to_dict(), "evaluate": config.evaluate.to_dict()}
+    return json.loads(json.dumps(settings))
+
+
+def _evaluated(config: ConfigDict, workdir: Workdir) -> dict | None:
+    """The results of an earlier run of this config, if they are all still there."""
+    folder = workdir.evaluation
+    try:
+        settings = json.loads((folder / "settings.json").read_text())
+        outcome = json.loads((folder / "results.json").read_text())
+    except (OSError, ValueError):
+        return None
+    if settings != _asked(config) or not all((folder / name).is_file() for name in FILES):
+        return None
+    say(f"evaluated already: {folder}; python -m medjax.evaluate asks again")
+    say((folder / "results.md").read_text())
+    return outcome
+
+
+def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
+    """Scores every direction of the last model; see `evaluation.evaluate`.
+
+    Raises:
+      UserError: a stage is not trained yet, there is no such data, or the run trains no 4M.
+    """
+    name = _last_model(config)
+    if not name:
+        raise UserError(
+            f"{workdir.path} trains no 4M, only tokenizers: their stages' reconstruction.json and "
+            ".png say how good they are"
+        )
+    folder = workdir.evaluation if part == "test" else workdir.path / f"evaluation_{part}"
+    (folder / "settings.json").unlink(missing_ok=True)  # it comes back when all is written
+    of_run = trained.load_stage(config, workdir, name)
+    model.check_kernels(of_run.config, of_run.model.config)
+    table = evaluation.evaluate(of_run, name, config, part, folder)
+    if part == "test":
+        write_whole(
+            folder / "settings.json", (json.dumps(_asked(config), indent=2) + "\n").encode()
+        )
+    say(table.to_text())
+    say(f"pictures of every direction: {folder / 'directions.html'}")
+    return table.to_dict()
+
+
+def export(config: ConfigDict, workdir: Workdir) -> dict:
+    """Writes the last model in the official format, adapters merged, unless that cannot hold it."""
+    name = _last_model(config)
+    if fourm.is_folder(workdir.fourm):
+        say(f"exported already: {workdir.fourm}")
+        return {"fourm": str(workdir.fourm)}
+    folder = workdir.model(name)
+    checkpoint = formats.open_any_model(folder) if model_folder.has_params(folder) else None
+    if model_folder.has_adapter(folder):
+        checkpoint = weights.open_result(folder).checkpoint
+    assert checkpoint is not None
+    try:
+        fourm.write_folder(checkpoint, workdir.fourm, overwrite=True)
+    except UserError as error:
+        say(f"{name}: not exported: {error}")
+        return {"fourm": None, "reason": str(error)}
+    say(f"exported to {workdir.fourm}")
+    return {"fourm": str(workdir.fourm)}

@@ -101,9 +101,7 @@ class Plan:
         classes = self.modality.classes
         figures = {"part": part, **found.figures(classes)}
         folder = workdir.stage(self.name)
-        write_whole(
-            folder / "reconstruction.json", (json.dumps(figures, indent=2) + "\n").encode()
-        )
+        write_whole(folder / "reconstruction.json", (json.dumps(figures, indent=2) + "\n").encode())
         reconstruction.write_picture(
             folder / "reconstruction.png", self.modality, found, f"{self.name}, {part}"
         )
@@ -136,9 +134,7 @@ def plan(name: str, config: ConfigDict, table: Mapping[str, Modality]) -> Plan:
         raise UserError(f"{name}: lora.rank is set, and a tokenizer has no adapters; set it to 0")
     mesh = fit.make_mesh(config)
     held_out = validation if config.eval_every else {}
-    planned = Plan(
-        name, config, modality, tokenizer, train, held_out, test, mesh, steps
-    )
+    planned = Plan(name, config, modality, tokenizer, train, held_out, test, mesh, steps)
     data.train_data(config, train).close()
     return planned
 

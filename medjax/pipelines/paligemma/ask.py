@@ -19,9 +19,9 @@ from medjax.decoding.config import DecodeConfig
 from medjax.errors import UserError
 from medjax.evaluation import run as evaluation
 from medjax.evaluation.predictions import Prediction
+from medjax.pipelines import weights
 from medjax.pipelines.fit import own_mesh
 from medjax.pipelines.libraries import prepare_libraries
-from medjax.pipelines.paligemma import stage as stages
 from medjax.scaling import precision
 
 
@@ -75,7 +75,7 @@ def ask(
     _check_prompts(examples, config, tokenizer)
     prepare_libraries()
     dtype, mesh = precision.resolve(config.dtype), own_mesh(config)
-    model = stages.load_result(workdir.model(stage), dtype, mesh)
+    model = weights.load_result(workdir.model(stage), dtype, mesh)
     height, width = pixels.shape[:2]
     # Whatever can be indexed is a source here, a list too.
     # With this device's own kernels: those of the run may be another device's.

@@ -22,6 +22,7 @@ from medjax.errors import UserError
 from medjax.evaluation import run as evaluation
 from medjax.files import write_whole
 from medjax.models.config import PaliGemmaConfig
+from medjax.pipelines import weights
 from medjax.pipelines.fit import own_mesh
 from medjax.pipelines.paligemma import stage as stages
 from medjax.scaling import precision
@@ -69,7 +70,7 @@ def _train(config: ConfigDict, workdir: Workdir) -> None:
             say(f"{plan.name}: trained already")
         else:
             if earlier is not None:
-                start = stages.open_result(workdir.model(earlier))
+                start = weights.open_result(workdir.model(earlier))
             stages.run_stage(plan, workdir, start, tokenizer)
         earlier = plan.name
 
@@ -123,7 +124,7 @@ def _asked_stages(config: ConfigDict) -> tuple[str, ...]:
     return names if config.evaluate.every_stage else names[-1:]
 
 
-def _tokenizer(config, configs, workdir: Workdir, start: stages.Start | None) -> Tokenizer:
+def _tokenizer(config, configs, workdir: Workdir, start: weights.Start | None) -> Tokenizer:
     if workdir.tokenizer.exists():
         return Tokenizer.load(workdir.tokenizer)
     if start is not None and not config.tokenizer:
@@ -213,7 +214,7 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
     for name in _asked_stages(config):
         stage = config_lib.stage_config(config, name)
         dtype, mesh = precision.resolve(stage.dtype), own_mesh(stage)
-        model = stages.load_result(workdir.model(name), dtype, mesh)
+        model = weights.load_result(workdir.model(name), dtype, mesh)
         stages.check_kernels(stage, model.config)
         systems[name] = evaluation.answer(model, tokenizer, source, stage, name)
     folder = workdir.evaluation if part == "test" else workdir.path / f"evaluation_{part}"

@@ -1,20 +1,15 @@
 """One stage of a run: from a config and a start to a trained model folder."""
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from medjax.checkpoints import adapters, convert, model_folder, tensors
-from medjax.checkpoints.adapters import Base
-from medjax.checkpoints.hashes import remembered_hash
-from medjax.checkpoints.tensors import Checkpoint
+from medjax.checkpoints import adapters, tensors
 from medjax.cli import say
 from medjax.data import setup
 from medjax.data.batching import TrainIterator, make_eval_batches, make_train_iterator
@@ -23,9 +18,9 @@ from medjax.data.sources import Source
 from medjax.data.tokenizer import Tokenizer
 from medjax.decoding.config import DecodeConfig
 from medjax.errors import UserError
-from medjax.models import build, families, params, variants
+from medjax.models import families, variants
 from medjax.models.config import PaliGemmaConfig
-from medjax.models.paligemma import PaliGemma
+from medjax.pipelines import weights
 from medjax.pipelines.fit import (
     check_optimizer,
     fit,
@@ -34,30 +29,10 @@ from medjax.pipelines.fit import (
     make_mesh,
     steps_of,
 )
+from medjax.pipelines.weights import Start
 from medjax.scaling import kernels, precision
 from medjax.training.objectives.paligemma import Answers
 from medjax.workdir import Workdir
-
-
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """Weights that a stage begins with.
-
-    Attributes:
-      checkpoint: the weights, adapters merged.
-      origin: the file or folder that they come from; `hashed` adds its hash.
-      outside: whether these very weights lie there, outside of the run, so that an adapter can be
-        saved without them.
-    """
-
-    checkpoint: Checkpoint
-    origin: Base
-    outside: bool = False
-
-    @property
-    def base(self) -> Base | None:
-        """What an adapter's folder names instead of holding the weights."""
-        return self.origin if self.outside else None
 
 
 def open_init(config: ConfigDict) -> Start | None:
@@ -68,38 +43,16 @@ def open_init(config: ConfigDict) -> Start | None:
     """
     if not config.init:
         return None
-    path = pathlib.Path(config.init).expanduser()
-    if not path.exists():
-        raise UserError(f"init {path} does not exist; give an npz file or a model's folder")
-    if path.is_dir() and model_folder.has_adapter(path):
-        start = open_result(path)  # merged: no file holds the weights that it begins with
-    else:
-        named = variants.resolve(_plain(config.model), config.image_size) if config.model else None
-        start = Start(convert.open_any_model(path, named), Base(str(path.absolute())), outside=True)
-    families.check(start.checkpoint.config, families.PALIGEMMA, f"init {path}")
+    named = variants.resolve(_plain(config.model), config.image_size) if config.model else None
+    start = weights.open_start(config.init, named)
+    families.check(start.checkpoint.config, families.PALIGEMMA, f"init {config.init}")
     size = start.checkpoint.config.image_size
     if size != config.image_size:
         raise UserError(
-            f"image_size is {config.image_size}, but {path} is a model for {size} pixels; set "
-            "image_size to that, or use other weights"
+            f"image_size is {config.image_size}, but {config.init} is a model for {size} pixels; "
+            "set image_size to that, or use other weights"
         )
     return start
-
-
-def hashed(start: Start) -> Start:
-    """The start with its origin's content hash, which takes time for large files that are new."""
-    say(f"weights: {start.origin.path}")
-    origin = dataclasses.replace(start.origin, sha256=remembered_hash(start.origin.path))
-    return dataclasses.replace(start, origin=origin)
-
-
-def open_result(folder: pathlib.Path) -> Start:
-    """The result of an earlier stage, its adapter merged."""
-    source = convert.open_source(convert.Request("medjax", "medjax", folder, folder))
-    checkpoint = source.checkpoint
-    if source.adapter is not None:
-        checkpoint = adapters.merged(checkpoint, source.adapter)
-    return Start(checkpoint, Base(str(folder.absolute())))
 
 
 def _plain(model):
@@ -127,29 +80,6 @@ def model_config(config: ConfigDict, start: Start | None, tokenizer: Tokenizer) 
             f"{model.llm.vocab_size}: they do not belong together"
         )
     return model
-
-
-def make_model(config: ConfigDict, model: PaliGemmaConfig, start: Start | None, tokenizer, mesh):
-    """The stage's model with its adapters, on the mesh, and the dtype of its matmuls."""
-    dtype = precision.resolve(config.dtype)
-    adapted = lora_config(config)
-    stored = config.param_dtype
-    if adapted is None:
-        stored = "float32"  # what trains is float32, whatever it is computed in
-    stored_dtype = dtype if stored == "auto" else precision.resolve(stored)
-    result = build.build(
-        model,
-        mesh=mesh,
-        weights=None if start is None else iter(start.checkpoint),
-        source="" if start is None else start.checkpoint.where,
-        lora_config=adapted,
-        dtype=dtype,
-        param_dtype=stored_dtype,
-        remat=config.remat,
-        ordered_ids=tokenizer.loc_ids if config.ordered_loc_init else None,
-        seed=config.seed,
-    )
-    return result, dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +168,7 @@ def run_stage(plan: Plan, workdir: Workdir, start: Start | None, tokenizer: Toke
     name, config, mesh, steps = plan.name, plan.config, plan.mesh, plan.steps
     base = None
     if start is not None and leaves_weights(config):
-        start = hashed(start)
+        start = weights.hashed(start)
         base = start.origin
     transform = setup.make_transform(config, tokenizer)
     validation = None
@@ -254,7 +184,8 @@ def run_stage(plan: Plan, workdir: Workdir, start: Start | None, tokenizer: Toke
                 process_count=jax.process_count(),
             )
 
-    model, dtype = make_model(config, plan.model, start, tokenizer, mesh)
+    ordered = tokenizer.loc_ids if config.ordered_loc_init else None
+    model, dtype = weights.make_model(config, plan.model, start, mesh, ordered)
     trained = fit(
         name,
         config,
@@ -268,39 +199,4 @@ def run_stage(plan: Plan, workdir: Workdir, start: Start | None, tokenizer: Toke
         base=base,
         validation=validation,
     )
-    _save(name, config, workdir, trained, start)
-
-
-def _save(name: str, config: ConfigDict, workdir: Workdir, model, start: Start | None) -> None:
-    named = params.flatten(model)
-    adapted = lora_config(config)
-    base = start.base if start is not None and adapted is not None else None
-    if base is not None:  # the base is the user's own and large: it is named, not copied
-        named = adapters.split(named)[1]
-    if jax.process_index() == 0:
-        model_folder.save_model(
-            workdir.model(name),
-            model.config,
-            named,
-            tokenizer_path=workdir.tokenizer,
-            lora_config=adapted,
-            base=base,
-        )
-
-
-def load_result(folder: pathlib.Path, dtype: jnp.dtype, mesh: Mesh | None = None) -> PaliGemma:
-    """The model of a stage's folder, adapters beside the base, computing in `dtype`.
-
-    Weights that did not train are held in it, too, as in training. It lies on `mesh`, or on the
-    first device.
-
-    Raises:
-      UserError: the folder is none, or an adapter's base is not the one that it was trained on.
-    """
-    request = convert.Request("medjax", "medjax", folder, folder)
-    source = convert.open_source(request)
-    if source.adapter is None:
-        return tensors.build(source.checkpoint, mesh=mesh, dtype=dtype)
-    return adapters.build_adapted(
-        source.checkpoint, source.adapter, mesh=mesh, dtype=dtype, param_dtype=dtype
-    )
+    weights.save(workdir.model(name), config, trained, start, workdir.tokenizer)

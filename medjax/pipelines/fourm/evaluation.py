@@ -1,0 +1,193 @@
+"""Asks a trained 4M for every direction of its config, and writes what came of it."""
+
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from medjax.decoding.fourm.steps import check_all
+from medjax.errors import UserError
+from medjax.evaluation.fourm import baselines
+from medjax.evaluation.fourm.cases import Case
+from medjax.evaluation.fourm.report import Report
+from medjax.evaluation.fourm.scores import Direction, parse
+from medjax.evaluation.table import Results
+from medjax.modalities import display
+from medjax.modalities.table import BOXES, IDS, IMAGE, LABELS, Modality
+from medjax.models.fourm import FourMConfig
+from medjax.pipelines.fourm import data
+from medjax.pipelines.fourm.data import Source
+from medjax.pipelines.fourm.trained import Trained
+
+BASELINE, CEILING, MODEL = "no looking", "tokenizer", "4M"
+# Training samples that a baseline is fitted to.
+_FITTED = 1000
+_BOXES_SIDE = 224  # pixels, of boxes that there is no image beneath
+
+
+def directions(config: ConfigDict, model: FourMConfig) -> tuple[Direction, ...]:
+    """What is asked: the config's `evaluate.directions`, else each target of the first input that
+    is not made of the same value.
+
+    Raises:
+      UserError: a direction that the model cannot go.
+    """
+    table = {modality.name: modality for modality in model.modalities}
+    asked = [parse(text, table) for text in config.evaluate.directions]
+    if not asked:
+        for target in model.targets:
+            value = table[target].value
+            others = [name for name in model.inputs if table[name].value != value]
+            asked += [Direction((name,), target) for name in others[:1]]
+    for direction in asked:
+        for name in direction.given:
+            if name not in model.inputs:
+                raise UserError(f"direction {str(direction)!r}: the model does not read {name!r}")
+        if direction.target not in model.targets:
+            raise UserError(
+                f"direction {str(direction)!r}: the model does not predict {direction.target!r}"
+            )
+    return tuple(asked)
+
+
+def evaluate(
+    trained: Trained, name: str, config: ConfigDict, part: str, folder: pathlib.Path
+) -> Results:
+    """Scores every direction on a part of the data, beside what takes no looking.
+
+    Args:
+      name: of the stage. config: of the run, whose data are asked, else the stage's.
+
+    Raises:
+      UserError: there is no such data.
+    """
+    own = trained.config
+    asked = directions(own, trained.model.config)
+    for direction in asked:
+        check_all([trained.step(direction.target)], trained.model.config, direction.given)
+    sources = _sources(trained, name, config if config.data[part] else own, part, asked)
+    if not sources:
+        raise UserError(f"data.{part} names no source with {', '.join(map(str, asked))}")
+    group = config.evaluate.group
+    report = Report(
+        _show(trained), title=f"{config.name}: {part}", groups=f"{group or 'sample'}s",
+        systems=(BASELINE, CEILING, MODEL),
+    )  # fmt: skip
+    constants = _constants(trained, name, asked)
+    for direction in asked:
+        content = trained.model.config.modality(direction.target).content
+        classes = trained.model.config.modality(direction.target).classes
+        for case in _cases(trained, direction, sources, constants, config):
+            report.add(direction, content, case, classes)
+    return report.write(folder)
+
+
+def _sources(
+    trained: Trained, name: str, config: ConfigDict, part: str, asked: Sequence[Direction]
+) -> dict[str, Source]:
+    names = dict.fromkeys(n for d in asked for n in (*d.given, d.target))
+    channels = {key: t.config.channels for key, t in trained.tokenizers.items()}
+    modalities = [trained.model.config.modality(n) for n in names]
+    return data.open_sources(name, config, part, modalities, trained.wordpiece, channels)
+
+
+def _constants(trained: Trained, name: str, asked: Sequence[Direction]) -> dict[str, Any]:
+    """What takes no looking, for each target; nothing for ids, which nobody would guess."""
+    sources = _sources(trained, name, trained.config, "train", asked)
+    constants = {}
+    for target in dict.fromkeys(direction.target for direction in asked):
+        modality = trained.model.config.modality(target)
+        source = next((s for s in sources.values() if modality in s.modalities), None)
+        if source is None or modality.content == IDS:
+            continue
+        samples = data.evenly(source.samples, _FITTED)
+        values = trained.true_values(trained.rows(samples, [target]), target)
+        constants[target] = baselines.constant(modality.content, values, len(modality.classes))
+    return constants
+
+
+def _cases(
+    trained: Trained,
+    direction: Direction,
+    sources: Mapping[str, Source],
+    constants: Mapping[str, Any],
+    config: ConfigDict,
+) -> Iterator[Case]:
+    """What came of each sample that has what a direction needs."""
+    names, target = (*direction.given, direction.target), direction.target
+    size, number = config.evaluate.batch_size, 0
+    for key, source in sources.items():
+        if not {*names} <= {modality.name for modality in source.modalities}:
+            continue
+        samples = data.evenly(source.samples, config.evaluate.examples)
+        prefix = f"{key}/" if len(sources) > 1 else ""
+        bar = tqdm(total=len(samples), desc=str(direction), unit="sample")
+        for start in range(0, len(samples), size):
+            batch = samples[start : start + size]
+            # One shape: the last batch is filled up with its last sample.
+            filled = [*batch, *[batch[-1]] * (size - len(batch))]
+            rows = trained.rows(filled, names)
+            made = trained.make(
+                rows, direction.given, [trained.step(target)], seed=config.seed, first=number
+            )
+            true, answers = trained.true_values(rows, target), trained.values(target, made[target])
+            given = {name: trained.true_values(rows, name) for name in direction.given}
+            back = trained.there_and_back(rows, target) if target in trained.tokenizers else None
+            for i, sample in enumerate(batch):
+                image = _image(trained, given, i)
+                systems = {MODEL: answers[i]}
+                if back is not None:
+                    systems = {CEILING: back[i], **systems}
+                if target in constants:
+                    systems = {BASELINE: constants[target], **systems}
+                yield Case(
+                    id=prefix + sample.id,
+                    group=str(sample.extra.get(config.evaluate.group, sample.id)),
+                    given={name: _over(values[i], image) for name, values in given.items()},
+                    made={system: _over(value, image) for system, value in systems.items()},
+                    true=_over(true[i], image),
+                    truncated=bool(rows["truncated"][i]),
+                )
+            number += len(batch)
+            bar.update(len(batch))
+        bar.close()
+
+
+class _Boxes(tuple):
+    """Boxes, and the image that they are drawn over."""
+
+    over: np.ndarray
+
+
+def _over(value: Any, image: np.ndarray) -> Any:
+    if not isinstance(value, tuple):
+        return value
+    boxes = _Boxes(value)
+    boxes.over = image
+    return boxes
+
+
+def _image(trained: Trained, given: Mapping[str, Sequence[Any]], index: int) -> np.ndarray:
+    """The first image that was given, for boxes to be drawn over; else black."""
+    for name, values in given.items():
+        modality = trained.model.config.modality(name)
+        if modality.content in (IMAGE, LABELS):
+            shown = display.picture(modality, values[index])
+            times = max(1, _BOXES_SIDE // shown.shape[0])
+            return shown.repeat(times, axis=0).repeat(times, axis=1)
+    return np.zeros((_BOXES_SIDE, _BOXES_SIDE, 3), np.uint8)
+
+
+def _show(trained: Trained):
+    def show(name: str, value: Any) -> np.ndarray | str:
+        modality: Modality = trained.model.config.modality(name)
+        if modality.content in (IMAGE, LABELS):
+            return display.picture(modality, value)
+        if modality.content == BOXES:
+            return display.boxes_picture(value, value.over)
+        return value if isinstance(value, str) else " ".join(map(str, value))
+
+    return show
