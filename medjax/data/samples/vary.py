@@ -5,7 +5,7 @@ that nothing is cut off: see `medjax.data.augment`. A turned box is no tight one
 boxes are not turned; a text may tell how much of the image a thing fills, so samples with a text
 are not zoomed. Intensities vary in images alone, in each by itself. Nothing is mirrored: sides
 matter. A sample with a value of any other content, such as ids that were made of its image
-elsewhere, stays as it is.
+elsewhere, is not moved at all.
 """
 
 from collections.abc import Mapping
@@ -34,11 +34,9 @@ def vary(
       rng: is drawn from.
     """
     found = {contents[name] for name in values}
-    if found - {IMAGE, LABELS, BOXES, TEXT}:
-        return dict(values)
     motion = None
     shapes = [v.shape for name, v in values.items() if contents[name] in (IMAGE, LABELS)]
-    if shapes:
+    if shapes and found <= {IMAGE, LABELS, BOXES, TEXT}:
         corners = _content(values, contents, np.array(shapes[0][:2], float))
         motion = augment.motion(
             corners, shapes[0], rng, zoom=TEXT not in found, turn=BOXES not in found
