@@ -131,9 +131,9 @@ def make_eval_batches(
 ) -> Iterator[Batch]:
     """One pass over a source in its order, in batches that all have the full size.
 
-    The last batch is filled up with rows whose `valid` is false and `mask_loss` zero. With several processes each has
-    the same number of batches, and its part of each as in training. The rest as in
-    `make_train_iterator`; `source` may be empty, which gives no batch.
+    The last batch is filled up with rows whose `valid` is false and whose `mask_loss` is zero. With
+    several processes each has the same number of batches, and its part of each as in training. The
+    rest as in `make_train_iterator`; `source` may be empty, which gives no batch.
     """
     return one_pass(
         source,
