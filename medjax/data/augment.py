@@ -12,19 +12,19 @@ import re
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from medjax.data.loc_tokens import LOC_REGEX, LOC_TOKENS, NUM_LOC
+from medjax.data.motion import Corners, Motion, content
 from medjax.errors import UserError
 
-# Darker than this in every channel is margin; JPEG leaves such noise in black.
-_DARK = 12
 _BOX = re.compile(f"(?:{LOC_REGEX.pattern}){{4}}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
     """Random variations; each field is a largest size in [0, 1), 0 switches it off.
+
+    One draw of the geometry (`motion`) moves all that shows one thing; see `samples.vary`.
 
     Attributes:
       shift: of the side of the image.
@@ -56,37 +56,61 @@ class Augment:
         self, image: UInt8[np.ndarray, "S S 3"], suffix: str, rng: np.random.Generator
     ) -> tuple[UInt8[np.ndarray, "S S 3"], str]:
         """A variation of a square image, and the answer that is true of it."""
-        if self.shift or self.zoom or self.turn:
-            image, suffix = self._move(image, suffix, rng)
-        if self.contrast or self.gamma or self.noise:
-            image = self._tone(image, rng)
-        return image, suffix
+        boxed = bool(_BOX.search(suffix))
+        motion = self.motion(content(image), image.shape, rng, zoom=boxed, turn=not boxed)
+        if motion is not None:
+            image = motion.image(image)
+            suffix = _BOX.sub(lambda match: _move_box(match[0], motion), suffix)
+        return self.tone(image, rng), suffix
 
-    def _move(self, image, suffix, rng):
-        low, high = _content(image)
-        size = np.array(image.shape[:2])
-        log_zoom, turn = rng.uniform(-1, 1, 2) * (np.log1p(self.zoom), self.turn * np.pi / 2)
+    def motion(
+        self,
+        corners: Corners,
+        shape: tuple[int, ...],
+        rng: np.random.Generator,
+        *,
+        zoom: bool,
+        turn: bool,
+    ) -> Motion | None:
+        """Draws how an image moves within its margin; None if it stays.
+
+        Args:
+          corners: of what must stay within the image, as `motion.content` gives them.
+          shape: of the image.
+          rng: is drawn from.
+          zoom: whether it may be zoomed. turn: whether it may be turned.
+        """
+        if not (self.shift or self.zoom or self.turn):
+            return None
+        low, high = corners
+        size = np.array(shape[:2], float)
+        log_zoom, angle = rng.uniform(-1, 1, 2) * (np.log1p(self.zoom), self.turn * np.pi / 2)
         wanted = rng.uniform(-self.shift, self.shift, 2) * size
         if not (low < high).all() or ((low == 0) & (high == size)).any():
-            return image, suffix
+            return None
         half = (high - low) / 2
-        if _BOX.search(suffix):
-            scale = min(float(np.exp(log_zoom)), float((size / (2 * half)).min()))
-            matrix = scale * np.eye(2)
-        else:
-            cos, sin = np.cos(turn), np.sin(turn)
+        matrix = np.eye(2)
+        if turn:
+            cos, sin = np.cos(angle), np.sin(angle)
             matrix = np.array([[cos, -sin], [sin, cos]])
             if (np.abs(matrix) @ half * 2 > size).any():  # it would not fit
                 matrix = np.eye(2)
-        # A point p goes to matrix @ p + move; what is no margin must stay within the image.
+        if zoom:
+            most = (size / (2 * np.abs(matrix) @ half)).min()
+            matrix = min(float(np.exp(log_zoom)), float(most)) * matrix
+        # What is no margin must stay within the image.
         middle, half = (low + high) / 2, np.abs(matrix) @ half
         move = np.clip(middle + wanted, half, size - half) - matrix @ middle
         if np.array_equal(matrix, np.eye(2)):
             move = np.rint(move)
-        moved = _affine(image, matrix, move)
-        return moved, _BOX.sub(lambda m: _move_box(m[0], matrix[0, 0], move / size), suffix)
+        return Motion(size, matrix, move)
 
-    def _tone(self, image, rng):
+    def tone(
+        self, image: UInt8[np.ndarray, "H W C"], rng: np.random.Generator
+    ) -> UInt8[np.ndarray, "H W C"]:
+        """An image with other intensities, drawn."""
+        if not (self.contrast or self.gamma or self.noise):
+            return image
         contrast = 1 + rng.uniform(-self.contrast, self.contrast)
         gamma = np.exp(rng.uniform(-1, 1) * np.log1p(self.gamma))
         levels = np.arange(256) / 255
@@ -99,36 +123,8 @@ class Augment:
         return np.clip(toned, 0, 255, out=toned).astype(np.uint8)
 
 
-def _content(image) -> tuple[np.ndarray, np.ndarray]:
-    """Corners (y, x) of what is not margin; equal corners if all is dark."""
-    # Channel by channel, since NumPy is slow along a short last axis.
-    bright = np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2]) > _DARK
-    spans = [np.flatnonzero(bright.any(axis=axis)) for axis in (1, 0)]
-    if not len(spans[0]):
-        return np.zeros(2), np.zeros(2)
-    return np.array([s[0] for s in spans], float), np.array([s[-1] + 1 for s in spans], float)
-
-
-def _affine(image, matrix: np.ndarray, move: np.ndarray):
-    if np.array_equal(matrix, np.eye(2)):
-        result = np.zeros_like(image)
-        (dy, dx), (height, width) = move.astype(int), image.shape[:2]
-        result[max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)] = image[
-            max(0, -dy) : height - max(0, dy), max(0, -dx) : width - max(0, dx)
-        ]
-        return result
-    # Pillow asks where a pixel of the result comes from, with x before y.
-    back = np.linalg.inv(matrix)
-    (yy, yx), (xy, xx) = back
-    y, x = -back @ move
-    picture, wanted = Image.fromarray(image), (xx, xy, x, yx, yy, y)
-    return np.asarray(
-        picture.transform(picture.size, Image.Transform.AFFINE, wanted, Image.Resampling.BILINEAR)
-    )
-
-
-def _move_box(text: str, scale: float, move: np.ndarray) -> str:
-    """Four loc tokens y1 x1 y2 x2 after the move (in parts of the image)."""
+def _move_box(text: str, motion: Motion) -> str:
+    """Four loc tokens y1 x1 y2 x2 after a motion without turn."""
     bins = np.array([int(n) for n in re.findall(r"\d+", text)], float).reshape(2, 2)
-    moved = np.clip(np.rint(bins * scale + move * NUM_LOC), 0, NUM_LOC - 1).astype(int)
+    moved = np.clip(np.rint(motion.corners(bins, NUM_LOC)), 0, NUM_LOC - 1).astype(int)
     return "".join(LOC_TOKENS[n] for n in moved.reshape(-1))

@@ -55,7 +55,11 @@ class ExampleTransform:
         self.augment = augment
 
     def __call__(self, example: Example, rng: np.random.Generator | None = None) -> Row:
-        """The row; a random variation of the example if a generator is given."""
+        """The row; a random variation of the example if a generator is given.
+
+        It holds `image`, which becomes float32 [H, W, 3] in [-1, 1] in a batch; `tokens`,
+        `mask_ar`, `mask_loss`, `mask_input`, int32 [T]; `id` and `truncated`.
+        """
         image = self.image(example)
         if rng is not None and self.augment:
             image, suffix = self.augment(image, example.suffix, rng)
@@ -127,9 +131,9 @@ def make_eval_batches(
 ) -> Iterator[Batch]:
     """One pass over a source in its order, in batches that all have the full size.
 
-    The last batch is filled up with rows whose `valid` is false. With several processes each has
-    the same number of batches, and its part of each as in training. The rest as in
-    `make_train_iterator`; `source` may be empty, which gives no batch.
+    The last batch is filled up with rows whose `valid` is false and whose `mask_loss` is zero. With
+    several processes each has the same number of batches, and its part of each as in training. The
+    rest as in `make_train_iterator`; `source` may be empty, which gives no batch.
     """
     return one_pass(
         source,

@@ -5,12 +5,10 @@ pp/ops_image.py), on which PaliGemma was trained, without TensorFlow. Pillow's i
 rounds where TensorFlow cuts off.
 """
 
-import collections
-import threading
-
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
+from medjax.data.array_cache import ArrayCache
 from medjax.data.example import Example
 
 
@@ -40,34 +38,15 @@ class ImageTransform:
 
     def __init__(self, size: int, cache_bytes: int = 256 * 2**20):
         """`size` in pixels; `cache_bytes` bounds the memory for pixels, 0 turns the cache off."""
-        self.__setstate__({"size": size, "cache_bytes": cache_bytes})
+        self.size = size
+        self.cache_bytes = cache_bytes
+        self._cache = ArrayCache(cache_bytes)
 
     def __call__(self, example: Example) -> UInt8[np.ndarray, "size size 3"]:
         """The resized image, not to be written to: examples of one `image_key` share it."""
-        key = example.image_key
-        if key:
-            with self._lock:
-                if key in self._cache:
-                    self._cache.move_to_end(key)
-                    return self._cache[key]
-        pixels = resize(example.image, self.size)
-        pixels.flags.writeable = False
-        if key:
-            with self._lock:
-                self._cache[key] = pixels
-                while len(self._cache) * pixels.nbytes > self.cache_bytes:
-                    self._cache.popitem(last=False)
-        return pixels
-
-    def __getstate__(self) -> dict:
-        return {"size": self.size, "cache_bytes": self.cache_bytes}
-
-    def __setstate__(self, state: dict) -> None:
-        self.size: int = state["size"]
-        self.cache_bytes: int = state["cache_bytes"]
-        self._cache: collections.OrderedDict[str, UInt8[np.ndarray, "size size 3"]]
-        self._cache = collections.OrderedDict()
-        self._lock = threading.Lock()
+        if not example.image_key:
+            return resize(example.image, self.size)
+        return self._cache.get(example.image_key, lambda: resize(example.image, self.size))
 
 
 def _resize_first_axis(

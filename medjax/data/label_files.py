@@ -14,7 +14,7 @@ def read_labels(file: ImageFile) -> UInt8[np.ndarray, "height width"]:
     """Reads labels as their image is displayed, one class a pixel, never interpolated.
 
     Of an indexed image the indices are the classes, of a grey one its values; an image of one bit
-    has classes 0 and 1. The file's window is of its image and does not matter here.
+    has classes 0 and 1. A window is of the row's image and does not matter here.
 
     Raises:
       BadExample: the file is missing or unreadable, has no such part, or is not of whole numbers
@@ -52,7 +52,8 @@ def _read_nifti(file: ImageFile) -> np.ndarray:
 
 def _read_with_pillow(file: ImageFile) -> np.ndarray:
     with Image.open(file.path) as image:
-        seek_frame(image, file)
+        if getattr(image, "n_frames", 1) > 1:  # else the frame is that of the row's image
+            seek_frame(image, file)
         if image.format in _LOSSY or image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
             raise BadExample(
                 "unreadable labels",

@@ -3,14 +3,17 @@
 `TRANSFORMS` has a function for each content of the table. A new content is a new entry.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from medjax.data.augment import Augment
 from medjax.data.image import resize, to_float
-from medjax.data.samples.sample import UNKNOWN, Box, Sample
+from medjax.data.samples.sample import UNKNOWN, Box, Sample, check_value
+from medjax.data.samples.vary import vary
 from medjax.data.wordpiece import WordPiece
 from medjax.errors import UserError
 from medjax.modalities.boxes import encode_box, in_order
@@ -18,8 +21,12 @@ from medjax.modalities.table import (
     BOXES,
     IDS,
     IMAGE,
+    IMAGE_TOKENS,
+    KINDS,
     LABELS,
     PATCHES,
+    SEQUENCE,
+    SEQUENCE_TOKENS,
     TEXT,
     Modality,
 )
@@ -81,57 +88,110 @@ def transform(
     Raises:
       UserError: a value that is lacking, or not what its modality is made of.
     """
-    row: Row = {}
-    truncated = False
-    values: dict[str, Any] = {}
-    for modality in modalities:
-        name = modality.name
-        if modality.value not in values:
-            values[modality.value] = sample.value(modality.value)
-        context = Context(wordpiece, (channels or {}).get(name))
-        try:
-            made = function(modality)(values[modality.value], modality, context)
-        except UserError as error:
-            raise UserError(
-                f"{sample.where}: the sample {sample.id!r}: modality {name!r}: {error}"
-            ) from error
-        row[name] = made.value
-        row |= {f"{name}/{more}": array for more, array in made.more.items()}
-        truncated |= made.truncated
-    return row | {"id": np.asarray(sample.id), "truncated": np.asarray(truncated)}
+    return SampleTransform(modalities, wordpiece, channels)(sample)
 
 
-def function(modality: Modality) -> Transform:
-    """The transform of a modality's content.
+class SampleTransform:
+    """Maps a Sample, or a random variation of it, to the row of a batch. Threads may share one."""
 
-    Raises:
-      UserError: there is none.
-    """
-    if modality.content not in TRANSFORMS:
+    def __init__(
+        self,
+        modalities: Sequence[Modality],
+        wordpiece: WordPiece | None = None,
+        channels: Mapping[str, int] | None = None,
+        augment: Augment | None = None,
+    ):
+        """See `transform`; and `samples.vary` for what `augment` does.
+
+        Raises:
+          UserError: a modality whose content has no transform or is not of its kind, or that
+            needs what is not given, or two that take one value for different things.
+        """
+        self.modalities = tuple(modalities)
+        self.wordpiece = wordpiece
+        self.channels = dict(channels or {})
+        self.augment = augment
+        self._contents: dict[str, str] = {}
+        for modality in self.modalities:
+            _check(modality, self._context(modality))
+            content = self._contents.setdefault(modality.value, modality.content)
+            if content != modality.content:
+                raise UserError(
+                    f"modality {modality.name!r}: {modality.value!r} cannot be {modality.content} "
+                    f"and {content}"
+                )
+
+    def __call__(self, sample: Sample, rng: np.random.Generator | None = None) -> Row:
+        """The row of a sample, or of a variation of it."""
+        values: dict[str, Any] = {}
+        for modality in self.modalities:
+            if modality.value not in values:
+                value = sample.value(modality.value)
+                with _named(sample, modality):
+                    check_value(value, modality.content)
+                values[modality.value] = value
+        if rng is not None and self.augment:
+            values = vary(values, self._contents, self.augment, rng)
+        row: Row = {}
+        truncated = False
+        for modality in self.modalities:
+            name = modality.name
+            with _named(sample, modality):
+                function = TRANSFORMS[modality.content]
+                made = function(values[modality.value], modality, self._context(modality))
+            row[name] = made.value
+            row |= {f"{name}/{more}": array for more, array in made.more.items()}
+            truncated |= made.truncated
+        return row | {"id": np.asarray(sample.id), "truncated": np.asarray(truncated)}
+
+    def _context(self, modality: Modality) -> Context:
+        return Context(self.wordpiece, self.channels.get(modality.name))
+
+
+@contextlib.contextmanager
+def _named(sample: Sample, modality: Modality) -> Iterator[None]:
+    """Errors say what they are about."""
+    try:
+        yield
+    except UserError as error:
         raise UserError(
-            f"modality {modality.name!r}: content {modality.content!r} is none of "
-            f"{', '.join(TRANSFORMS)}"
+            f"{sample.where}: the sample {sample.id!r}: modality {modality.name!r}: {error}"
+        ) from error
+
+
+def _check(modality: Modality, context: Context) -> None:
+    name, content, wordpiece = modality.name, modality.content, context.wordpiece
+    if content not in TRANSFORMS:
+        raise UserError(
+            f"modality {name!r}: content {content!r} is none of {', '.join(TRANSFORMS)}"
         )
-    return TRANSFORMS[modality.content]
+    kinds = _KINDS.get(content, KINDS)
+    if modality.kind not in kinds:
+        raise UserError(
+            f"modality {name!r}: content {content!r} becomes {', '.join(kinds)}, and this is "
+            f"{modality.kind}"
+        )
+    if content in (TEXT, BOXES):
+        if wordpiece is None:
+            raise UserError(f"modality {name!r}: {content} needs a WordPiece tokenizer")
+        if wordpiece.vocab_size > (modality.vocab_size or 0):
+            raise UserError(
+                f"modality {name!r}: vocab_size is {modality.vocab_size}, and {wordpiece.name} has "
+                f"{wordpiece.vocab_size} ids"
+            )
+    if content == IMAGE and (wanted := _channels(modality, context)) not in (1, RGB):
+        raise UserError(f"modality {name!r}: an image has 1 or {RGB} channels, not {wanted}")
 
 
-def _image(value: Any, modality: Modality, context: Context) -> Arrays:
-    size = _image_size(modality)
-    if not (_is_array(value, np.uint8, 3) and value.shape[2] in (1, RGB)):
-        raise _wrong(value, "uint8 [H, W, 1] or [H, W, 3]")
-    wanted = modality.channels if modality.kind == PATCHES else context.channels or RGB
-    if wanted not in (1, RGB):
-        raise UserError(f"an image has 1 or {RGB} channels, not {wanted}")
+def _image(value: np.ndarray, modality: Modality, context: Context) -> Arrays:
+    wanted = _channels(modality, context)
     image = grey(value) if wanted == 1 else value
-    pixels = to_float(resize(image, size))
+    pixels = to_float(resize(image, _size(modality)))
     return Arrays(np.repeat(pixels, wanted, axis=2) if pixels.shape[2] < wanted else pixels)
 
 
-def _labels(value: Any, modality: Modality, context: Context) -> Arrays:
-    size = _image_size(modality)
-    if not _is_array(value, np.uint8, 2):
-        raise _wrong(value, "uint8 [H, W]")
-    labels = nearest(value, size).astype(np.int32)
+def _labels(value: np.ndarray, modality: Modality, context: Context) -> Arrays:
+    labels = nearest(value, _size(modality)).astype(np.int32)
     classes = UNKNOWN if context.channels is None else context.channels
     if bad := set(np.unique(labels[labels >= classes]).tolist()) - {UNKNOWN}:
         raise UserError(
@@ -141,17 +201,13 @@ def _labels(value: Any, modality: Modality, context: Context) -> Arrays:
     return Arrays(labels)
 
 
-def _text(value: Any, modality: Modality, context: Context) -> Arrays:
-    if not isinstance(value, str):
-        raise _wrong(value, "a text")
-    wordpiece = _wordpiece(modality, context)
+def _text(value: str, modality: Modality, context: Context) -> Arrays:
+    wordpiece = cast(WordPiece, context.wordpiece)
     return _sequence([*wordpiece.encode(value), wordpiece.eos_id], modality)
 
 
-def _boxes(value: Any, modality: Modality, context: Context) -> Arrays:
-    if not isinstance(value, tuple) or not all(isinstance(box, Box) for box in value):
-        raise _wrong(value, "a tuple of boxes")
-    wordpiece = _wordpiece(modality, context)
+def _boxes(value: tuple[Box, ...], modality: Modality, context: Context) -> Arrays:
+    wordpiece = cast(WordPiece, context.wordpiece)
     parts = [encode_box(wordpiece, box) for box in in_order(value)] + [[wordpiece.eos_id]]
     # Whole boxes: as in the original, what begins with the first that does not fit is left out.
     length = modality.length
@@ -164,12 +220,8 @@ def _boxes(value: Any, modality: Modality, context: Context) -> Arrays:
     return Arrays(made.value, more, truncated=len(fitting) < len(parts))
 
 
-def _ids(value: Any, modality: Modality, context: Context) -> Arrays:
+def _ids(value: np.ndarray, modality: Modality, context: Context) -> Arrays:
     del context
-    if not modality.has_ids:
-        raise UserError(f"{modality.kind} are not made of ids: name another content")
-    if not _is_array(value, np.int32, 1):
-        raise _wrong(value, "int32 [n]")
     _check_ids(value, modality)
     if not modality.is_image:
         return _sequence(value, modality)
@@ -178,6 +230,14 @@ def _ids(value: Any, modality: Modality, context: Context) -> Arrays:
     return Arrays(value)
 
 
+# What kinds of modality a content becomes; those that are not named may become any.
+_KINDS: dict[str, tuple[str, ...]] = {
+    IMAGE: (PATCHES, IMAGE_TOKENS),
+    LABELS: (IMAGE_TOKENS,),
+    TEXT: (SEQUENCE,),
+    BOXES: (SEQUENCE,),
+    IDS: (IMAGE_TOKENS, SEQUENCE, SEQUENCE_TOKENS),
+}
 TRANSFORMS: dict[str, Transform] = {
     IMAGE: _image,
     LABELS: _labels,
@@ -218,28 +278,13 @@ def _check_ids(ids: Int32[np.ndarray, "n"], modality: Modality) -> None:
         raise UserError(f"holds the id {bad}; ids go from 0 to {most - 1}")
 
 
-def _image_size(modality: Modality) -> int:
-    if modality.image_size is None:
-        raise UserError(f"{modality.kind} has no image_size, which an image needs")
-    return modality.image_size
+def _size(modality: Modality) -> int:
+    return modality.image_size or 0
 
 
-def _wordpiece(modality: Modality, context: Context) -> WordPiece:
-    if context.wordpiece is None:
-        raise UserError(f"{modality.content} needs a WordPiece tokenizer, and there is none")
-    return context.wordpiece
+def _channels(modality: Modality, context: Context) -> int:
+    return (modality.channels if modality.kind == PATCHES else context.channels) or RGB
 
 
 def _ends(parts: Sequence[Sequence[int]]) -> list[int]:
     return np.cumsum([len(part) for part in parts]).tolist()
-
-
-def _is_array(value: Any, dtype: Any, dimensions: int) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype == dtype and value.ndim == dimensions
-
-
-def _wrong(value: Any, expected: str) -> UserError:
-    found = (
-        f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else f"{value!r:.80}"
-    )
-    return UserError(f"is {found}; expected {expected}")

@@ -13,7 +13,7 @@ from medjax.errors import UserError
 from medjax.modalities import transforms
 from medjax.modalities.boxes import encode_box, parse_boxes
 from medjax.modalities.table import Modality
-from medjax.modalities.transforms import Arrays, transform
+from medjax.modalities.transforms import Arrays, SampleTransform, transform
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (30, 20, 1), np.uint8)
@@ -169,9 +169,6 @@ def test_ids_are_taken_as_they_are():
     assert row["truncated"]
 
 
-EMBEDDINGS = Modality("t5", "sequence_embeddings", max_length=4, channels=8)
-
-
 @pytest.mark.parametrize(
     ("modality", "value", "message"),
     [
@@ -188,10 +185,6 @@ EMBEDDINGS = Modality("t5", "sequence_embeddings", max_length=4, channels=8)
         (GRID_IDS, np.full(4, 50, np.int32), "'tok_x': holds the id 50; ids go from 0 to 49"),
         (IDS, np.array([1, -1], np.int32), "'sound': holds the id -1"),
         (IDS, np.zeros(3), "'sound': is float64 .3.; expected int32"),
-        (EMBEDDINGS, np.zeros((2, 8)), "'t5': sequence_embeddings are not made of ids"),
-        (dataclasses.replace(TEXT, vocab_size=9), "brain", "'report': holds the id"),
-        (dataclasses.replace(TEXT, content="image"), RGB, "'report': sequence has no image_size"),
-        (dataclasses.replace(IDS, content="smell"), 3, "content 'smell' is none of image, labels"),
     ],
 )
 def test_a_wrong_value_names_sample_and_modality(wordpiece, modality, value, message):
@@ -201,9 +194,25 @@ def test_a_wrong_value_names_sample_and_modality(wordpiece, modality, value, mes
     assert "here: the sample 's7'" in str(info.value)
 
 
+@pytest.mark.parametrize(
+    ("modality", "message"),
+    [
+        (dataclasses.replace(TEXT, vocab_size=9), "'report': vocab_size is 9, and .*json has"),
+        (dataclasses.replace(TEXT, content="image"), "'image' becomes patches, image_tokens, and"),
+        (Modality("t5", "sequence_embeddings", max_length=4, channels=8), "this is sequence_emb"),
+        (dataclasses.replace(IDS, content="smell"), "content 'smell' is none of image, labels"),
+        (dataclasses.replace(PATCHES, channels=2), "'ct': an image has 1 or 3 channels, not 2"),
+        (dataclasses.replace(LABELS, source="ct"), "'organ': 'ct' cannot be labels and image"),
+    ],
+)
+def test_modalities_that_cannot_be_made(wordpiece, modality, message):
+    with pytest.raises(UserError, match=message):
+        SampleTransform((IMAGE, modality), wordpiece)
+
+
 def test_texts_need_a_tokenizer():
     with pytest.raises(UserError, match="'report': text needs a WordPiece tokenizer"):
-        _row({"report": "a"}, TEXT)
+        SampleTransform((TEXT,))
 
 
 def test_a_new_content_is_an_entry_and_a_function(monkeypatch):

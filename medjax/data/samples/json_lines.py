@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from medjax.data.array_cache import ArrayCache
 from medjax.data.faults import FaultCounter
 from medjax.data.json_lines_file import JsonLinesFile, folder_of, id_of, read_again
 from medjax.data.samples import values as values_lib
@@ -48,6 +49,7 @@ class JsonLinesSamples:
         *,
         image_root: str | Path = "",
         on_bad_example: str = "error",
+        cache_bytes: int = 256 * 2**20,
     ):
         """Opens and checks a file.
 
@@ -56,12 +58,14 @@ class JsonLinesSamples:
           values: what every row must have, by name.
           image_root: the folder that paths start from; the file's own if empty.
           on_bad_example: "error" or "skip".
+          cache_bytes: bounds the memory for what was read of files last; 0 keeps nothing.
 
         Raises:
           UserError: the file or a folder is missing, no row is left, two rows have one id, or a row
             is bad and `on_bad_example` is "error".
         """
         self.names = tuple(values)
+        self._cache = ArrayCache(cache_bytes)
         counter = FaultCounter(on_bad_example)
         root = folder_of(path, image_root)
         self._file = JsonLinesFile(path, functools.partial(_parse, root, dict(values)))
@@ -81,7 +85,7 @@ class JsonLinesSamples:
         """
         row, where = self._file.row(self._places[index])
         values = {
-            name: functools.partial(read_again, where, values_lib.read, value)
+            name: functools.partial(_read_again, self._cache, where, value)
             if isinstance(value, ValueFile)
             else value
             for name, value in row.values.items()
@@ -93,6 +97,10 @@ def _parse(root: Path, values: Mapping[str, Limits], row: dict[str, Any], name: 
     found = {key: values_lib.parse(row, key, limits, root) for key, limits in values.items()}
     extra = {key: value for key, value in row.items() if key not in values and key != "id"}
     return _Row(id_of(row, name), found, extra)
+
+
+def _read_again(cache: ArrayCache, where: str, value: ValueFile) -> np.ndarray:
+    return cache.get(value, lambda: read_again(where, values_lib.read, value))
 
 
 def _files(row: _Row) -> tuple[ValueFile, ...]:

@@ -21,6 +21,7 @@ def open_samples(
     image_root: str | Path = "",
     data_dir: str | Path,
     on_bad_example: str = "error",
+    cache_bytes: int = 256 * 2**20,
 ) -> SampleSource:
     """Opens a dataset by its name, or a JSON-lines file by its path.
 
@@ -35,6 +36,7 @@ def open_samples(
       data_dir: where named datasets are built on first use, and found later.
       on_bad_example: of a file: "error" stops at its first bad row, "skip" leaves bad rows out and
         counts them in `faults`.
+      cache_bytes: of a file: bounds the memory for images and the like that were read last.
 
     Raises:
       UserError: no such dataset, split or file, a value that the dataset does not have or that no
@@ -57,7 +59,11 @@ def open_samples(
                 "give every split a file of its own and leave `split` empty."
             )
         return JsonLinesSamples(
-            name_or_path, limits, image_root=image_root, on_bad_example=on_bad_example
+            name_or_path,
+            limits,
+            image_root=image_root,
+            on_bad_example=on_bad_example,
+            cache_bytes=cache_bytes,
         )
     raise UserError(
         f"There are no samples {name_or_path!r}: name one of {', '.join(DATASETS)}, "

@@ -4,7 +4,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from medjax.errors import UserError
+from medjax.modalities.table import BOXES, IDS, IMAGE, LABELS, TEXT
 
 UNKNOWN = 255  # the label of a pixel whose class is not known
 
@@ -50,6 +53,39 @@ class Sample:
             )
         value = self.values[name]
         return value() if callable(value) else value
+
+
+def check_value(value: Any, content: str) -> None:
+    """Raises UserError if a value is not of its content; that of other contents may be anything."""
+    if content in _EXPECTED and not _fits(value, content):
+        found = (
+            f"{value.dtype} {list(value.shape)}"
+            if isinstance(value, np.ndarray)
+            else f"{value!r:.80}"
+        )
+        raise UserError(f"is {found}; expected {_EXPECTED[content]}")
+
+
+_EXPECTED = {
+    IMAGE: "uint8 [H, W, 1] or [H, W, 3]",
+    LABELS: "uint8 [H, W]",
+    TEXT: "a text",
+    BOXES: "a tuple of boxes",
+    IDS: "int32 [n]",
+}
+
+
+def _fits(value: Any, content: str) -> bool:
+    if content == TEXT:
+        return isinstance(value, str)
+    if content == BOXES:
+        return isinstance(value, tuple) and all(isinstance(box, Box) for box in value)
+    if not isinstance(value, np.ndarray):
+        return False
+    if content == IMAGE:
+        return value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] in (1, 3)
+    dtype, dimensions = (np.uint8, 2) if content == LABELS else (np.int32, 1)
+    return value.dtype == dtype and value.ndim == dimensions
 
 
 class SampleSource(Protocol):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medjax.data.samples import Box, open_samples
+from medjax.data.samples import Box, open_samples, values
 from medjax.errors import UserError
 from medjax.modalities.table import Modality
 
@@ -47,6 +47,7 @@ def folder(tmp_path_factory):
     Image.fromarray(np.stack([LABELS] * 3, -1)).save(path / "colour.png")
     Image.fromarray(np.array([[0, 300]], np.uint16)).save(path / "deep.png")
     (path / "broken.png").write_bytes((path / "labels.png").read_bytes()[:40])
+    Image.new("RGB", (1, 1), (200, 0, 0)).save(path / "red.png")
     volume = np.arange(8).reshape(2, 2, 2)
     nibabel.save(nibabel.Nifti1Image((volume % 3).astype(np.uint8), np.eye(4)), path / "v.nii")
     nibabel.save(nibabel.Nifti1Image((volume / 4).astype(np.float32), np.eye(4)), path / "f.nii")
@@ -75,7 +76,10 @@ def test_rows_become_samples(folder, tmp_path):
     assert (first.id, second.id) == ("5", "data.jsonl:2")
     assert (first.extra, first.where) == ({"age": 40}, f"{tmp_path}/data.jsonl:1")
     assert second.extra == {"axis": "axial", "slice": 1}
-    np.testing.assert_array_equal(first.value("ct")[..., 2], [[0, 1, 2], [3, 4, 5]])
+    np.testing.assert_array_equal(first.value("ct")[..., 0], [[0, 1, 2], [3, 4, 5]])
+    assert first.value("ct").shape == (2, 3, 1)
+    coloured = _open(folder, tmp_path, {"ct": "red.png"}, names=("ct",))[0].value("ct")
+    assert coloured.tolist() == [[[200, 0, 0]]]
     for sample in (first, third):
         np.testing.assert_array_equal(sample.value("organ"), LABELS)
     # Of [x, y, z] = 4 x + 2 y + z, right on the left and front up; classes modulo 3.
@@ -169,6 +173,21 @@ def test_ids_must_differ_and_files_stay(folder, tmp_path):
     (tmp_path / "data.jsonl").write_text("")
     with pytest.raises(UserError, match="was changed while it was in use"):
         source[0]
+
+
+def test_what_was_read_last_is_kept(folder, tmp_path, monkeypatch):
+    rows = [{"ct": "a.png"}, {"ct": "red.png"}, {"ct": "a.png"}]
+    read = []
+    real = values.read_image
+    monkeypatch.setattr(
+        values, "read_image", lambda file: read.append(file.path.name) or real(file)
+    )
+    for size, wanted in ((99, ["a.png", "red.png"]), (0, ["a.png", "red.png", "a.png"] * 2)):
+        source = _open(folder, tmp_path, *rows, names=("ct",), cache_bytes=size)
+        read.clear()  # of what was checked when the file was opened
+        for _ in range(2):
+            assert [sample.value("ct").shape[2] for sample in source] == [1, 3, 1]
+        assert read == wanted
 
 
 def test_what_cannot_be_opened(folder, tmp_path):
