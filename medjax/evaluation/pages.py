@@ -41,7 +41,8 @@ def fill(package: str, name: str, **values: object) -> str:
     template = (importlib.resources.files(package) / name).read_text("utf-8")
     style = (importlib.resources.files(__package__) / "page.css").read_text("utf-8")
     script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)
-    assert script is not None, f"{name} has a script"
+    assert script is not None, f"{name} has no script"
+    assert _Page.delimiter not in script[1], f"{name}: its script is filled in after its checksum"
     digest = hashlib.sha256(script[1].encode("utf-8")).digest()
     return _Page(template).substitute(
         style=_Page(style).substitute(truth_colour=TRUTH_COLOUR, guess_colour=GUESS_COLOUR),
