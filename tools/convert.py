@@ -45,9 +45,7 @@ def _arguments() -> argparse.Namespace:
     add("--adapter", type=path, help="PEFT or medjax adapter folder, merged in float32")
     add("--keep-adapter", action="store_true", help="with --to medjax: do not merge the adapter")
     add("--other-base", action="store_true", help="merge an adapter onto another base than its own")
-    add(
-        "--tokenizer", type=path, help="sentencepiece or WordPiece file; by default the input's own"
-    )
+    add("--tokenizer", type=path, help="sentencepiece or WordPiece file; default: the input's own")
     add("--base-model", help="with --to peft: what the adapter names as its base")
     add("--overwrite", action="store_true", help="replace an earlier result")
     add("--verify", action="store_true", help="run input and output, print the logit difference")

@@ -54,7 +54,9 @@ def open_any_model(path: pathlib.Path, config: ModelConfig | None = None) -> Che
         return fourm.open_folder(path, config if isinstance(config, FourMConfig) else None)
     if (path / model_folder.MODEL).is_file():
         return model_folder.open_model(path)
-    raise UserError(f"{path} is no npz file, medjax folder or Hugging Face folder")
+    raise UserError(
+        f"{path} is no npz file, medjax folder or Hugging Face folder, and none of apple/ml-4m"
+    )
 
 
 def is_huggingface(path: pathlib.Path) -> bool:
