@@ -41,11 +41,18 @@ class Motion:
     def labels(self, labels: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
         """The labels after the motion, never mixed; from outside come those of the margin."""
         motion = self._of(labels.shape)
-        middles = np.indices(labels.shape).reshape(2, -1) + 0.5
-        sources = np.linalg.inv(motion.matrix) @ (middles - motion.move[:, None])
-        last = np.array(labels.shape)[:, None] - 1
-        y, x = np.clip(np.floor(sources).astype(int), 0, last)
-        return labels[y, x].reshape(labels.shape)
+        back = np.linalg.inv(motion.matrix)
+        y, x = np.ogrid[: labels.shape[0], : labels.shape[1]]
+        y, x = y + 0.5 - motion.move[0], x + 0.5 - motion.move[1]
+        # Without a turn one row and one column of places tell all.
+        places = (back[0, 0] * y, back[1, 1] * x)
+        if back[0, 1] or back[1, 0]:
+            places = (places[0] + back[0, 1] * x, places[1] + back[1, 0] * y)
+        rows, columns = (
+            np.clip(np.floor(place).astype(np.intp), 0, length - 1)
+            for place, length in zip(places, labels.shape, strict=True)
+        )
+        return labels[rows, columns]
 
     def corners(
         self, corners: Float[np.ndarray, "2 2"], scale: float = 1.0
