@@ -6,7 +6,7 @@ tokenizer.model        of all stages; of 4M wordpiece.json
 <stage>/metrics.jsonl  and TensorBoard events
 <stage>/model/         the stage's result, a model folder
 evaluation/            results.json, results.md, predictions.{jsonl,html,png}, settings.json
-huggingface/           the last stage's result, merged; of 4M fourm/
+huggingface/           the last stage's result, merged; of 4M ml-4m/
 export.json            how it was exported, to which files, and how far its logits differ
 """
 
@@ -28,6 +28,8 @@ from medjax.files import write_whole
 # for rounding, as another device would).
 _FREE = ("log_every", "kernels", "keep_latest", "checkpoint_every", "data.dir", "data.workers",
          "data.image_cache_mib", "decode", "evaluate", "export")  # fmt: skip
+
+_PLACES = ("config", "tokenizer", "wordpiece", "evaluation", "export", "huggingface", "fourm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Workdir:
 
     @property
     def fourm(self) -> pathlib.Path:
-        return self.path / "fourm"
+        return self.path / "ml-4m"
 
     def stage(self, name: str) -> pathlib.Path:
         return self.path / name
@@ -83,6 +85,11 @@ def check(path: str | os.PathLike[str], config: ConfigDict) -> Workdir:
       UserError: the folder belongs to another config, or is no run's.
     """
     workdir = Workdir.of(path)
+    taken = {getattr(workdir, name).name for name in _PLACES}
+    if wrong := sorted(taken.intersection(config_lib.stage_names(config))):
+        raise UserError(
+            f"a stage cannot be called {wrong[0]}, which is another part of a run's folder"
+        )
     if workdir.config.exists():
         differences = _differences(read_config(path), ConfigDict(json.loads(_text(config))))
         if differences:
