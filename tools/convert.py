@@ -48,7 +48,7 @@ def _arguments() -> argparse.Namespace:
     add("--tokenizer", type=path, help="sentencepiece or WordPiece file; default: the input's own")
     add("--base-model", help="with --to peft: what the adapter names as its base")
     add("--overwrite", action="store_true", help="replace an earlier result")
-    add("--verify", action="store_true", help="run input and output, print the logit difference")
+    add("--verify", action="store_true", help="run input and output, print how far logits differ")
     add("--json", action="store_true", help="print one JSON object on stdout")
     return parser.parse_args()
 

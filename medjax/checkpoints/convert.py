@@ -185,6 +185,8 @@ def _open_weights(request: Request, weights: pathlib.Path) -> Checkpoint:
     if request.source == "medjax" and weights != request.input:
         config = model_folder.read_config(request.input)
         checkpoint = open_any_model(weights, config)
+        where = f"{weights}, the base of {request.input},"
+        families.check(checkpoint.config, families.of(config), where)
         tokenizer = model_folder.own_tokenizer(request.input, config) or checkpoint.tokenizer
         # The adapter's own tokenizer and modalities, whatever the base brings.
         own = config if isinstance(config, FourMConfig) else checkpoint.config
@@ -204,9 +206,8 @@ def _open_weights(request: Request, weights: pathlib.Path) -> Checkpoint:
     else:
         checkpoint = model_folder.open_model(weights)
     if request.source in _FAMILIES:
-        families.check(
-            checkpoint.config, _FAMILIES[request.source], f"--from {request.source}: {weights}"
-        )
+        where = f"--from {request.source}: {weights}"
+        families.check(checkpoint.config, _FAMILIES[request.source], where)
     if named is not None and request.source != "4m":  # which is opened by it
         check_model(checkpoint, named, f"--model-config {request.model_config}")
     return checkpoint

@@ -60,7 +60,7 @@ def of(config: ModelConfig) -> Family:
 
 def check(config: ModelConfig, wanted: Family, where: str) -> None:
     """Raises UserError unless a model is of the wanted family."""
-    if (found := of(config)) != wanted:
+    if (found := of(config)) is not wanted:
         raise UserError(
             f"{where} is a {found.title} model, where a {wanted.title} model is asked for"
         )
@@ -69,7 +69,7 @@ def check(config: ModelConfig, wanted: Family, where: str) -> None:
 def to_dict(config: ModelConfig) -> dict[str, Any]:
     """What a model.json holds: nested dictionaries, with the family if it is not PaliGemma."""
     family = of(config)
-    said = {} if family == PALIGEMMA else {"family": family.name}
+    said = {} if family is PALIGEMMA else {"family": family.name}
     return said | family.to_dict(config)
 
 

@@ -124,6 +124,7 @@ def test_what_a_format_cannot_say_is_refused(
     model_folder.write_folder(tmp_path / "lora", own, None, adapter)
     sizes = NPZ.parent / "config.json"
     paligemma = dict(model_config=str(sizes))
+    run("big_vision", "medjax", NPZ, tmp_path / "other", **paligemma)
     for arguments, options, message in [
         (("medjax", "4m", tmp_path / "gqa"), {}, "no grouped-query attention"),
         (("medjax", "huggingface", folder), {}, f"--to huggingface: {folder} is a 4M model, where"),
@@ -137,10 +138,12 @@ def test_what_a_format_cannot_say_is_refused(
          "is not the model of .*/m, whose num_kv_heads is None, not 2$"),
         (("medjax", "medjax", folder), {"tokenizer": sizes}, "no file of the tokenizers library"),
         (("4m", "medjax", tmp_path / "gqa"), {}, r"config\.json cannot be read"),
+        (("medjax", "medjax", tmp_path / "lora"), {"base": tmp_path / "other"},
+         "other, the base of .*lora, is a PaliGemma model, where a 4M"),
     ]:  # fmt: skip
         with pytest.raises(UserError, match=message):
             run(*arguments, tmp_path / "no", **options)
-    assert {path.name for path in tmp_path.iterdir()} == {"gqa", "lora"}
+    assert {path.name for path in tmp_path.iterdir()} == {"gqa", "lora", "other"}
 
 
 def test_a_config_json_of_another_model(own, folder, tmp_path):

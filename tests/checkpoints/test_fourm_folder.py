@@ -11,11 +11,13 @@ from flax import nnx
 
 from medjax.checkpoints import adapters, convert, files, model_folder, probe, tensors
 from medjax.checkpoints.safetensors_files import open_file, write_file
+from medjax.config import defaults
 from medjax.data.wordpiece import train_wordpiece
 from medjax.errors import UserError
 from medjax.models import families, lora, params
 from medjax.models.build import build
 from medjax.scaling import sharding
+from medjax.training import stage
 
 
 @pytest.fixture(scope="module")
@@ -243,9 +245,12 @@ def test_adapters_of_another_model(config, fourm_adapter, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_family_where_another_is_asked_for(config, tmp_path):
+def test_a_family_where_another_is_asked_for(config, named, tmp_path):
     path = tmp_path / "model.json"
     path.write_text(json.dumps(families.to_dict(config)))
     assert families.load(path) == config
-    with pytest.raises(UserError, match="init x is a 4M model, where a PaliGemma model is asked"):
-        families.check(config, families.PALIGEMMA, "init x")
+    model_folder.save_model(tmp_path / "m", config, named)
+    run = defaults()
+    run.init = str(tmp_path / "m")
+    with pytest.raises(UserError, match=r"init .*/m is a 4M model, where a PaliGemma model is ask"):
+        stage.open_init(run)

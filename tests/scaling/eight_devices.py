@@ -12,12 +12,13 @@ import numpy as np
 import optax
 from flax import nnx
 
-from medjax.checkpoints import adapters, model_folder
+from medjax.checkpoints import adapters, model_folder, probe
 from medjax.decoding import DecodeConfig, Decoder
 from medjax.errors import UserError
 from medjax.models import lora
 from medjax.models.build import build
 from medjax.models.config import GemmaConfig, PaliGemmaConfig, SigLIPConfig
+from medjax.models.fourm import FourMConfig, Modality
 from medjax.models.params import flatten
 from medjax.pipelines.weights import load_result
 from medjax.scaling import sharding
@@ -39,6 +40,15 @@ CONFIG = PaliGemmaConfig(
     ),
 )  # fmt: skip
 ADAPTERS = lora.LoRAConfig(rank=2, alpha=4, dropout=0.2, towers=lora.TOWERS)
+
+FOURM = FourMConfig(
+    width=16, encoder_depth=2, decoder_depth=2, num_heads=4, num_kv_heads=2,
+    modalities=(
+        Modality("scan", "patches", image_size=8, patch_size=4, channels=1),
+        Modality("report", "sequence", 64, max_length=8),
+    ),
+    inputs=("scan", "report"), targets=("report",),
+)  # fmt: skip
 
 
 def batches() -> list[dict[str, np.ndarray]]:
@@ -108,6 +118,20 @@ def answers(mesh, folder: pathlib.Path) -> dict[str, np.ndarray]:
     return {key: np.asarray(value) for key, value in result.items()}
 
 
+def fourm(mesh, folder: pathlib.Path) -> dict[str, np.ndarray]:
+    """What a 4M with adapters computes that was saved from a mesh, on it and on one device."""
+    config = lora.LoRAConfig(2, 6, targets=("q_proj", "k_proj"), towers=("encoder", "decoder"))
+    model = build(FOURM, mesh=mesh, lora_config=config, seed=3)
+    for _, layer in lora.adapters(model):
+        layer.lora_b.set_value(layer.lora_b.get_value() + 0.3)
+    model_folder.save_model(folder, FOURM, flatten(model), lora_config=config)
+    result = {f"shards/{name}": x for name, x in shards(flatten(model)).items()}
+    for name, where in {"mesh": mesh, "single": None}.items():
+        again = load_result(folder, np.dtype(np.float32), where)
+        result[f"logits/{name}"] = probe.run(again, probe.any_probe(FOURM))
+    return result
+
+
 def main(output: str) -> None:
     devices = jax.devices()
     assert len(devices) == 8, devices
@@ -123,6 +147,9 @@ def main(output: str) -> None:
             results |= {f"{run}/{name}/{key}": value for key, value in outcome.items()}
         folder = folder or trained(weights, pathlib.Path(output).with_name("model"))
         results |= {f"answers/{name}/{key}": x for key, x in answers(mesh, folder).items()}
+        if name == "2x2x2":
+            found = fourm(mesh, pathlib.Path(output).with_name("fourm"))
+            results |= {f"fourm/{key}": x for key, x in found.items()}
     errors = {}
     mesh = sharding.make_mesh({"data": 2, "fsdp": 4})
     attempts = {

@@ -111,6 +111,20 @@ def test_answers_are_those_of_one_device(results, mesh, asked):
     assert tuple(found["shards/language_model/layers/mlp/up_proj/base/kernel"]) == shape
 
 
+def test_fourm_is_cut_and_computes_what_one_device_does(results):
+    found = part(results, "fourm/")
+    assert np.abs(found["logits/single"]).max() > 0.1
+    # Sums in another order.
+    np.testing.assert_allclose(found["logits/mesh"], found["logits/single"], rtol=0, atol=2e-6)
+    shapes = {
+        "decoder/layers/cross_attn/k_proj/base/kernel": (2, 8, 4),
+        "decoder/layers/cross_attn/k_proj/lora_a": (2, 8, 2),
+        "encoder/layers/mlp/up_proj/kernel": (2, 8, 32),
+        "decoder_embeddings/embed_tokens/report": (32, 8),
+    }
+    assert {name: tuple(found[f"shards/{name}"]) for name in shapes} == shapes
+
+
 def test_rows_of_a_batch_are_dealt_in_order(results):
     np.testing.assert_array_equal(results["batch/shards"], np.arange(16).reshape(8, 2))
 

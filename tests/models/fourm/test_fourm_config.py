@@ -1,6 +1,7 @@
 """Configs that do not add up are refused; official sizes are the original's."""
 
 import dataclasses
+import math
 
 import pytest
 
@@ -14,6 +15,7 @@ from medjax.models.fourm import VARIANTS, Modality, variant
     [
         ({"width": 0}, "width is 0"),
         ({"encoder_depth": 0}, "encoder_depth is 0"),
+        ({"mlp_ratio": math.inf}, "mlp_ratio is inf"),
         ({"num_heads": 3}, "width 16 is no multiple of num_heads 3"),
         ({"num_kv_heads": 3}, "num_heads 4 is no multiple of num_kv_heads 3"),
         ({"num_kv_heads": 0}, "num_heads 4 is no multiple of num_kv_heads 0"),
@@ -30,6 +32,13 @@ from medjax.models.fourm import VARIANTS, Modality, variant
 def test_what_does_not_add_up_is_refused(config, changes, message):
     with pytest.raises(UserError, match=message):
         config(**changes)
+
+
+@pytest.mark.parametrize("name", ["base", "lora_a", "lora_b"])
+def test_names_by_which_adapters_are_known(config, name):
+    modalities = (*config().modalities[:-1], Modality(name, "sequence", 5, max_length=2))
+    with pytest.raises(UserError, match=f"a modality cannot be called '{name}'"):
+        config(modalities=modalities, inputs=(name,), targets=(name,))
 
 
 def test_names_of_modalities_are_unique(config):
