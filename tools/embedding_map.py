@@ -158,6 +158,7 @@ def draw(
 ) -> dict[str, Any]:
     """Writes the files; returns what the JSON says."""
     plane = project(directions(points, centred=centred), method, seed)
+    called = level.replace(",", " and ")
     title = "Encoder features of every modality"
     title += ", each about its mean" if centred else ""
     raw, about_mean = agreement(points), agreement(points, centred=True)
@@ -174,13 +175,13 @@ def draw(
     }
     note = (
         f"Of a point's {raw.k} nearest neighbours in another modality, other samples all, "
-        f"{100 * raw.precision:.0f}% have its {level}, measured in the features themselves; "
+        f"{100 * raw.precision:.0f}% have its {called}, measured in the features themselves; "
         f"{100 * about_mean.precision:.0f}% once each modality's mean is taken off; "
         f"{100 * raw.chance:.0f}% would by chance."
     )
     try:
-        write_png(folder / f"{NAME}.png", points, plane, title=title, level=level)
-        write_page(folder / f"{NAME}.html", points, plane, title=title, level=level, notes=[note])
+        write_png(folder / f"{NAME}.png", points, plane, title=title, level=called)
+        write_page(folder / f"{NAME}.html", points, plane, title=title, level=called, notes=[note])
         text = json.dumps(report, indent=2, allow_nan=False) + "\n"
         write_whole(folder / f"{NAME}.json", text.encode())
     except OSError as error:
