@@ -27,6 +27,7 @@ from medjax.evaluation.embedding_page import write_page
 from medjax.files import write_whole
 
 NAME = "embedding_map"
+PARTS = ("train", "validation", "test")
 MAX_LEVELS = 20
 BOXES_SIDE = 160  # pixels of an image that boxes are drawn over, at least
 
@@ -67,8 +68,6 @@ class TrainedRun:
         config, model = self._trained.config, self._trained.model.config
         channels = {name: t.config.channels for name, t in self._trained.tokenizers.items()}
         inputs = [model.modality(name) for name in model.inputs]
-        if part not in config.data:
-            raise UserError(f"--split {part} is none of {', '.join(_parts(config))}")
         sources = data.open_sources(
             str(workdir), config, part, inputs, self._trained.wordpiece, channels
         )
@@ -114,8 +113,7 @@ class TrainedRun:
 
 def _parts(config: Any) -> list[str]:
     """The parts of a config's data that name a source."""
-    parts = ("train", "validation", "test")
-    return [part for part in parts if any(s.source for s in config.data[part].values())]
+    return [part for part in PARTS if any(s.source for s in config.data[part].values())]
 
 
 def gather(run: Run, level: str, count: int) -> Points:
@@ -194,7 +192,9 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder of a 4M run")
-    parser.add_argument("--split", default="validation", help="part of the run's data")
+    parser.add_argument(
+        "--split", default="validation", choices=PARTS, help="part of the run's data"
+    )
     parser.add_argument("--output", type=pathlib.Path, help="a folder; the run's own by default")
     parser.add_argument("--method", choices=METHODS, default="tsne")
     parser.add_argument(
