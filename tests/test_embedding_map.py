@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import sys
-import types
 
 import embedding_map
 import numpy as np
@@ -21,11 +20,12 @@ class Sample:
 
 
 class Run:
-    modalities = {"t1": None, "caption": None}
+    modalities = ("t1", "caption")
 
-    def samples(self, split):
-        assert split == "validation"
-        return [Sample(f"s{i:02d}", {"level": i % LEVELS, "slab": i // 6}) for i in range(24)]
+    def __init__(self, workdir, split):
+        assert (workdir.name, split) == ("run", "validation")
+        extras = [{"level": i % LEVELS, "slab": i // 6, "number": i} for i in range(24)]
+        self.samples = [Sample(f"s{extra['number']:02d}", extra) for extra in extras]
 
     def encode(self, modality, samples):
         levels = np.eye(LEVELS)[[sample.extra["level"] for sample in samples]]
@@ -37,13 +37,7 @@ class Run:
 
 
 def command(monkeypatch, *arguments):
-    def load(workdir):
-        assert workdir.name == "run"
-        return Run()
-
-    monkeypatch.setitem(
-        sys.modules, "medjax.pipelines.fourm", types.SimpleNamespace(load=load)
-    )  # fmt: skip
+    monkeypatch.setattr(embedding_map, "TrainedRun", Run)
     monkeypatch.setattr(sys, "argv", ["embedding_map.py", *arguments])
     with pytest.raises(SystemExit) as exit_:
         cli.run(embedding_map.main)
@@ -68,10 +62,23 @@ def test_files_and_json(tmp_path, monkeypatch, capsys):
     assert "a slice, s23" not in page
 
 
+def test_levels_of_several_keys_and_features_about_their_means(tmp_path, monkeypatch, capsys):
+    arguments = (f"--workdir={tmp_path / 'run'}", "--level=slab,level", "--centred", "--json")
+    assert command(monkeypatch, *arguments, "--method=pca") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["centred"] is True
+    # Of a slab's six, four share their level with one other of it.
+    assert report["neighbours"]["chance"] == pytest.approx(16 / 24 / 23)
+    page = (tmp_path / "run" / "embedding_map.html").read_text("utf-8")
+    assert "<span>3 1</span>" in page
+
+
 def test_what_is_wrong_is_told(tmp_path, monkeypatch, capsys):
     workdir = f"--workdir={tmp_path / 'run'}"
     assert command(monkeypatch, workdir, "--level=depth") == 2
-    assert "--level what it says: level, slab" in capsys.readouterr().err
+    assert "--level what it says: level, slab, number" in capsys.readouterr().err
+    assert command(monkeypatch, workdir, "--level=number") == 2
+    assert "24 different values" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert command(monkeypatch, workdir, f"--output={tmp_path / 'file'}", "--method=pca") == 2
     assert "cannot be written" in capsys.readouterr().err

@@ -29,7 +29,7 @@ def write_page(
     title: str = "Embedding map",
     level: str = "level",
     notes: Sequence[str] = (),
-    max_side: int = 96,
+    max_side: int = 128,
 ) -> None:
     """Writes the page, whole or not at all.
 
@@ -52,7 +52,7 @@ def render(
     title: str = "Embedding map",
     level: str = "level",
     notes: Sequence[str] = (),
-    max_side: int = 96,
+    max_side: int = 128,
 ) -> str:
     """The page that `write_page` writes, as text."""
     modalities, levels = points.modality_names, points.level_names

@@ -48,6 +48,7 @@ class Report:
         groups: str = "slabs",
         systems: Sequence[str] = (),
         shown: int = 48,
+        pictured: int = 3,
     ):
         """Begins empty.
 
@@ -57,11 +58,15 @@ class Report:
           groups: what a group is, in the plural.
           systems: their order; the last is compared with each other one. The order in which they
             come, if empty.
-          shown: at most so many samples a direction can be looked at, and at least half of them.
+          shown: at most so many samples a direction are on the page, and at least half of them.
+          pictured: so many of those are in the picture.
         """
         if shown < 2:
             raise ValueError(f"shown must be at least 2, not {shown}")
-        self._show, self._title, self._groups, self._shown = show, title, groups, shown
+        if pictured < 1:
+            raise ValueError(f"pictured must be at least 1, not {pictured}")
+        self._show, self._title, self._groups = show, title, groups
+        self._shown, self._pictured = shown, pictured
         self._records: dict[str, list[Record]] = {system: [] for system in systems}
         self._sections: dict[Direction, Section] = {}
 
@@ -122,7 +127,7 @@ class Report:
         write_whole(folder / "results.json", text.encode())
         write_whole(folder / "results.md", (table.to_markdown() + "\n").encode("utf-8", "replace"))
         write_page(folder / "directions.html", sections, table, title=self._title)
-        write_picture(folder / "directions.png", sections, system=table.systems[-1])
+        write_picture(folder / "directions.png", sections, table.systems[-1], count=self._pictured)
         return table
 
     def _exhibit(

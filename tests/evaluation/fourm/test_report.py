@@ -184,6 +184,18 @@ def test_the_picture_shows_given_made_and_true(written):
         assert (heading < 60).all(-1).any()
 
 
+def test_as_many_samples_are_pictured_as_asked_for(tmp_path):
+    widths = []
+    for pictured in (1, 2):
+        filled(pictured=pictured).write(tmp_path)
+        with Image.open(tmp_path / "directions.png") as image:
+            widths.append(image.width)
+    block = 4 * (picture._SIDE + picture._GAP) - picture._GAP
+    assert widths == [2 * picture._MARGIN + n * block + (n - 1) * picture._BETWEEN for n in (1, 2)]
+    with pytest.raises(ValueError, match="at least 1"):
+        Report(show, pictured=0)
+
+
 def test_fewer_samples_than_asked_for():
     exhibits = list(range(2))
     assert picture.choose(exhibits, 3) == [0, 1]
