@@ -59,9 +59,8 @@ class TrainedRun:
         Raises:
           UserError: no such run, it is not trained yet, or the part has no samples.
         """
-        from medjax.pipelines.fourm import data, trained
-
         from medjax.modalities import display, table
+        from medjax.pipelines.fourm import data, trained
 
         self._display, self._table = display, table
         self._trained = trained.load(workdir)

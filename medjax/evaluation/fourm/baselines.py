@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from medjax.data.samples.sample import UNKNOWN, Box
 from medjax.errors import UserError
 from medjax.evaluation.baselines import most_frequent, usual_boxes
-from medjax.evaluation.fourm.scores import UNKNOWN, LabelledBox, pairs
+from medjax.evaluation.fourm.scores import pairs
 from medjax.modalities.table import BOXES, IMAGE, LABELS, TEXT
 
 # Thresholds that are tried on the share of a class at a pixel.
@@ -92,7 +93,7 @@ def most_frequent_text(texts: Iterable[str]) -> str:
     return most_frequent(texts)
 
 
-def mean_boxes(samples: Iterable[Sequence[LabelledBox]]) -> tuple[LabelledBox, ...]:
+def mean_boxes(samples: Iterable[Sequence[Box]]) -> tuple[Box, ...]:
     """A box for each label that more than half of the samples have, else for the commonest.
 
     Of the coordinate-wise median and the training boxes, it is the one that overlaps the training
@@ -106,7 +107,7 @@ def mean_boxes(samples: Iterable[Sequence[LabelledBox]]) -> tuple[LabelledBox, .
     some = next((boxes[0] for boxes in samples if boxes), None)
     if some is None:
         return ()
-    make: Callable[..., LabelledBox] = type(some)
+    make: Callable[..., Box] = type(some)
     return tuple(
         make(label=label, y1=y1, x1=x1, y2=y2, x2=x2)
         for (y1, x1, y2, x2), label in usual_boxes([pairs(boxes) for boxes in samples])

@@ -11,19 +11,18 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from medjax.data.loc_tokens import Box
+from medjax.data.loc_tokens import Box as Corners
+from medjax.data.samples.sample import UNKNOWN, Box
 from medjax.errors import UserError
 from medjax.evaluation import metrics
 from medjax.modalities.table import BOXES, IDS, IMAGE, LABELS, MODALITIES, TEXT, Modality, lookup
 
-# Labels of pixels whose class is not known; they count nowhere.
-UNKNOWN = 255
 # Where a PSNR ends, dB: equal images would have an infinite one.
 _MAX_PSNR = 100.0
 
@@ -35,21 +34,6 @@ MAIN_METRIC = {
     BOXES: "iou",
     IDS: "token_accuracy",
 }
-
-
-class LabelledBox(Protocol):
-    """A box in parts of the image's height and width."""
-
-    @property
-    def label(self) -> str: ...
-    @property
-    def y1(self) -> float: ...
-    @property
-    def x1(self) -> float: ...
-    @property
-    def y2(self) -> float: ...
-    @property
-    def x2(self) -> float: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +165,7 @@ def token_accuracy(made: Int[np.ndarray, "n"], true: Int[np.ndarray, "m"]) -> fl
     return float((made[:length] == true[:length]).sum() / longest) if longest else 1.0
 
 
-def pairs(boxes: Sequence[LabelledBox]) -> list[tuple[Box, str]]:
+def pairs(boxes: Sequence[Box]) -> list[tuple[Corners, str]]:
     """Boxes as `evaluation.metrics` has them."""
     return [((box.y1, box.x1, box.y2, box.x2), box.label) for box in boxes]
 

@@ -74,7 +74,7 @@ def evaluate(
     group = config.evaluate.group
     report = Report(
         _show(trained), title=f"{config.name}: {part}", groups=f"{group or 'sample'}s",
-        systems=(BASELINE, CEILING, MODEL),
+        systems=(BASELINE, CEILING, MODEL), pictured=config.evaluate.shown,
     )  # fmt: skip
     constants = _constants(trained, name, asked)
     for direction in asked:

@@ -174,6 +174,9 @@ class Trained:
         """The mean of the encoder's output tokens for one modality given alone, float32."""
         known, features = self.given(rows, [name])
         batch = len(known[name].tokens)
+        # The model asks for the features of every modality, there or not.
+        absent = [m for m in self.model.config.modalities if not m.has_ids and m.name != name]
+        features |= {m.name: jnp.zeros((batch, 1, m.features)) for m in absent}
         return np.asarray(
             self._hidden(self._state, pack(self.model.config, known, batch), features, name=name)
         )
