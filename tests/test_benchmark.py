@@ -16,13 +16,20 @@ def small_fourm(monkeypatch):
     """A model of 4M that trains in no time."""
     full = fourm_training.config()
     modalities = tuple(
-        dataclasses.replace(m, vocab_size=m.vocab_size and 300 + 10 * i)
+        dataclasses.replace(
+            m,
+            vocab_size=m.vocab_size and 300 + 10 * i,
+            image_size=m.image_size and 64,
+            max_length=m.max_length and 32,
+        )
         for i, m in enumerate(full.modalities)
     )
     small = dataclasses.replace(
         full, width=48, encoder_depth=1, decoder_depth=1, modalities=modalities
     )
     monkeypatch.setattr(fourm_training, "config", lambda: small)
+    monkeypatch.setattr(fourm_training, "BUDGET", 32)
+    monkeypatch.setattr(fourm_training, "LEARNING_RATE", 0.01)
 
 
 @pytest.mark.parametrize("name", sorted({*benchmark.BENCHMARKS} - {"fourm_train"}))

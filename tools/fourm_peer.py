@@ -6,7 +6,7 @@ from collections.abc import Callable
 import fourm_training
 import jax
 import numpy as np
-from fourm_training import LEARNING_RATE, NAMES, WEIGHT_DECAY, Outcome
+from fourm_training import NAMES, Outcome
 from medjax_kernels.attention import allowed
 from medjax_kernels.masking import Masked
 
@@ -22,7 +22,10 @@ def step() -> Callable[[], Outcome]:
 
     model = _model(torch)
     optimizer = torch.optim.AdamW(
-        model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
+        model.parameters(),
+        fourm_training.LEARNING_RATE,
+        weight_decay=fourm_training.WEIGHT_DECAY,
+        fused=True,
     )
     count = sum(p.numel() for p in model.parameters())
     tokens, features = fourm_training.samples()
@@ -50,11 +53,8 @@ def _for_torch(torch, masked: Masked) -> tuple[dict, dict, object]:
         {name: torch.from_numpy(np.array(x)) for name, x in side._asdict().items()}
         for side in (masked.encoder, masked.decoder)
     )
-    return (
-        encoder,
-        decoder,
-        torch.from_numpy(hidden.repeat(fourm_training.config().num_heads, axis=0)),
-    )
+    heads = fourm_training.config().num_heads
+    return encoder, decoder, torch.from_numpy(hidden.repeat(heads, axis=0))
 
 
 def _model(torch):
