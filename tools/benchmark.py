@@ -22,18 +22,29 @@ from medjax import cli
 def run(name: str, rounds: int) -> dict:
     """Times both sides in turns, after checking that they agree."""
     duel = BENCHMARKS[name]()
-    arguments = {"medjax": duel.arguments, "peer": duel.peer_arguments or duel.arguments}
+    plain = duel.peer_arguments is not None
+    arguments = {"medjax": duel.arguments, "peer": duel.peer_arguments if plain else duel.arguments}
     compiled = {
-        side: jax.jit(getattr(duel, side)).lower(*duel.arguments).compile()
-        for side in (("medjax",) if duel.peer_arguments else ("medjax", "peer"))
+        side: jax.jit(getattr(duel, side), donate_argnums=(0,) if duel.carried else ())
+        .lower(*duel.arguments)
+        .compile()
+        for side in (("medjax",) if plain else ("medjax", "peer"))
     }
     sides = {"peer": duel.peer} | compiled
-    duel.agree(*(jax.block_until_ready(sides[side](*x)) for side, x in arguments.items()))
+
+    def call(side: str):
+        out = jax.block_until_ready(sides[side](*arguments[side]))
+        if duel.carried and side == "medjax":
+            state, out = out
+            arguments[side] = (state, *arguments[side][1:])
+        return out
+
+    duel.agree(*(call(side) for side in arguments))
     seconds: dict[str, list[float]] = {side: [] for side in arguments}
     for _ in tqdm(range(rounds), desc=name, unit="round"):
-        for side, values in arguments.items():
+        for side in arguments:
             began = time.perf_counter()
-            jax.block_until_ready(sides[side](*values))
+            call(side)
             seconds[side].append(time.perf_counter() - began)
     ratios = [b / a for a, b in zip(seconds["medjax"], seconds["peer"], strict=True)]
     memory = {side: c.memory_analysis().temp_size_in_bytes for side, c in compiled.items()}
@@ -45,7 +56,9 @@ def run(name: str, rounds: int) -> dict:
     return {
         "benchmark": name,
         "device": jax.devices()[0].device_kind,
-        "versions": {package: version(package) for package in ("jax", "flax", "optax")},
+        "versions": {
+            package: version(package) for package in ("jax", "flax", "optax", *duel.packages)
+        },
         "milliseconds": {
             side: _spread([1000 * t for t in times]) for side, times in seconds.items()
         },

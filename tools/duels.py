@@ -4,6 +4,8 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import fourm_peer
+import fourm_training
 import jax
 import jax.numpy as jnp
 import masking_sets
@@ -32,8 +34,11 @@ class Duel(NamedTuple):
       peer: is compiled, unless its arguments are given.
       arguments: of both.
       peer_arguments: of a peer that is plain Python: NumPy's arrays.
+      carried: whether medjax's first argument is a state, given up to it, and its result a pair
+        (next state, what to compare), as in training. The peer keeps its own.
       agree: fails if the results differ in what they must have in common.
       samples: in the arguments, if speed is told in samples per second.
+      packages: whose versions matter, beside jax's and what is built on it.
     """
 
     medjax: Callable
@@ -42,6 +47,8 @@ class Duel(NamedTuple):
     peer_arguments: tuple | None = None
     agree: Callable = _same
     samples: int | None = None
+    carried: bool = False
+    packages: tuple[str, ...] = ()
 
 
 def _same_in_bfloat16(ours, theirs) -> None:
@@ -256,6 +263,16 @@ def masking() -> Duel:
     return Duel(ours, peer, samples, jax.device_get(samples[:2]), agree, samples=256)
 
 
+def fourm_train() -> Duel:
+    """A training step of 4M: 87 million parameters, 8 samples of 128 + 128 tokens, AdamW, masks
+    drawn anew; peer: the same size in PyTorch's own layers, masks drawn before."""
+    step, arguments = fourm_training.step_and_arguments()
+    return Duel(
+        step, fourm_peer.step(), arguments, (), fourm_training.agree,
+        samples=fourm_training.BATCH, carried=True, packages=("torch",),
+    )  # fmt: skip
+
+
 BENCHMARKS = {
     f.__name__: f
     for f in (
@@ -271,5 +288,6 @@ BENCHMARKS = {
         vocabulary,
         nf4,
         masking,
+        fourm_train,
     )
 }

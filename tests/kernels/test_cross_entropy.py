@@ -333,7 +333,7 @@ def test_only_the_reference_holds_all_logits(implementation, holds_all, trained)
     assert (temporary >= 4 * tokens * vocabulary) == holds_all
     if not holds_all:
         # One chunk's logits, and their gradient or probabilities.
-        assert temporary < 3 * 4 * xla.BUDGET
+        assert temporary < 3 * 4 * xla.sizes().budget
 
 
 BAD = {

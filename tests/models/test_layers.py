@@ -1,5 +1,7 @@
 """Layers against their formulas in NumPy, and scanned layers against a Python loop."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from medjax.models.layers import (
     Linear,
     RMSNorm,
     check_remat,
+    gelu,
     scan,
     stack,
 )
@@ -144,3 +147,20 @@ def test_check_remat():
         check_remat(name)
     with pytest.raises(UserError, match="remat 'some' is none of none, full, dots"):
         check_remat("some")
+
+
+def test_gelu_and_its_derivative():
+    x = np.linspace(-6, 6, 101, dtype=np.float32)
+    cdf = np.array([0.5 * math.erfc(-float(v) / math.sqrt(2)) for v in x])
+    density = np.exp(-0.5 * x.astype(np.float64) ** 2) / math.sqrt(2 * math.pi)
+    np.testing.assert_allclose(gelu(x), x * cdf, rtol=1e-5, atol=1e-7)
+    slopes = jax.vmap(jax.grad(gelu))(x)
+    np.testing.assert_allclose(slopes, cdf + x * density, rtol=1e-5, atol=1e-6)
+    half = gelu(jnp.asarray(x, jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), x * cdf, rtol=0.02, atol=0.02)
+
+
+def test_gelu_keeps_one_array_for_its_gradient():
+    _, pull = jax.vjp(gelu, jnp.asarray(numbers((7, 5))))
+    assert [x.shape for x in jax.tree.leaves(pull)] == [(7, 5)]

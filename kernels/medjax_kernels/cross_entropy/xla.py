@@ -5,27 +5,48 @@ reached.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from medjax_kernels import selection
 from medjax_kernels.cross_entropy import sums as sums_lib
 from medjax_kernels.cross_entropy.device import Implementation
 from medjax_kernels.cross_entropy.sums import LOWEST, Sums
 
-# Tokens at a time: enough for matmuls that need not wait for the table, few enough that little is
-# computed for tokens that don't count.
-BLOCK = 256
-# A chunk has as many words as keep (logits of a block + rows of the table) below this many numbers:
-# 64 MiB in float32, of which logits are the smaller part.
-BUDGET = 2**24
-# The table's gradient has its float32 sum to hold as well.
-TABLE_GRADIENT_BUDGET = 2**23
+
+class Sizes(NamedTuple):
+    """What is computed at once.
+
+    Attributes:
+      tokens: in a block: enough for matmuls that need not wait for the table, few enough that
+        little is computed for tokens that don't count.
+      budget: a chunk has as many words as keep (logits of a block + rows of the table) below this
+        many numbers.
+      table_gradient_budget: the same where the table's gradient is made.
+    """
+
+    tokens: int
+    budget: int
+    table_gradient_budget: int
+
+
+# 64 MiB in float32, of which logits are the smaller part; half of it where the table's gradient has
+# its float32 sum to hold as well.
+_GPU = Sizes(256, 2**24, 2**23)
+# 4 MiB: what a CPU's caches hold, so that the passes over logits need not wait for memory.
+_CPU = Sizes(128, 2**20, 2**20)
+
+
+def sizes() -> Sizes:
+    """For the device at hand."""
+    return _CPU if selection.device().platform == "cpu" else _GPU
 
 
 def block_size(tokens: int) -> int:
     """How many tokens' logits are computed at once."""
-    return max(1, min(tokens, BLOCK))
+    return max(1, min(tokens, sizes().tokens))
 
 
 def _rows(table, index, size, dtype):
@@ -62,7 +83,7 @@ def sweep(hidden, table, targets, count, options, gradient, *, block=None, words
     """See `device.Implementation`; `block` tokens and chunks of `words`, or by the rules above."""
     (tokens, width), soft_cap = hidden.shape, options.soft_cap
     block = block or block_size(tokens)
-    size, number = _chunks(table.shape[0], width, block, BUDGET, words)
+    size, number = _chunks(table.shape[0], width, block, sizes().budget, words)
     scale = sums_lib.scale(hidden.dtype)
 
     def over_words(index, sums):
@@ -80,7 +101,9 @@ def sweep(hidden, table, targets, count, options, gradient, *, block=None, words
             others = fresh & (ids != goals[:, None])
             logits_of_others = jnp.where(others, logits, LOWEST)
             chunk_peak = jnp.max(logits_of_others, axis=1)
-            chunk_best = ids[jnp.argmax(logits_of_others, axis=1)]
+            # Two plain reductions, which XLA makes vector code of on a CPU: argmax's it does not.
+            top = logits_of_others == chunk_peak[:, None]
+            chunk_best = jnp.min(jnp.where(top, ids, sums_lib.NOBODY), axis=1)
             peak = jnp.maximum(old.peak, chunk_peak)
             shrink = jnp.exp(old.peak - peak)
             powers = jnp.where(others, jnp.exp(logits - peak[:, None]), 0.0)
@@ -112,7 +135,7 @@ def table_gradient(hidden, table, targets, weights, lse, count, options, *, bloc
     """See `device.Implementation`, and `sweep`."""
     (tokens, width), soft_cap = hidden.shape, options.soft_cap
     block = block or block_size(tokens)
-    size, number = _chunks(table.shape[0], width, block, TABLE_GRADIENT_BUDGET, words)
+    size, number = _chunks(table.shape[0], width, block, sizes().table_gradient_budget, words)
     bound = jnp.max(jnp.abs(weights))
 
     def over_words(index, d_table):

@@ -1,6 +1,5 @@
 """The transformer blocks of 4M's encoder and decoder (apple/ml-4m, `fourm/models/fm_utils.py`)."""
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,14 +10,11 @@ from jaxtyping import Array, Float, Int
 from medjax_kernels import Tokens, attention
 
 from medjax.models.fourm.config import FourMConfig
-from medjax.models.layers import Dtype, LayerNorm, Linear, scan, stack
+from medjax.models.layers import Dtype, LayerNorm, Linear, gelu, scan, stack
 
 _xavier = nnx.initializers.xavier_uniform()
 _normal = nnx.initializers.normal(0.02)
-_ACTIVATIONS: dict[str, Callable] = {
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "silu": jax.nn.silu,
-}
+_ACTIVATIONS: dict[str, Callable] = {"gelu": gelu, "silu": jax.nn.silu}
 
 
 class KeysValues(NamedTuple):
