@@ -7,9 +7,13 @@ import zipfile
 import numpy as np
 from flax import nnx
 
+from medjax.checkpoints.files import new_folder
 from medjax.errors import UserError
 from medjax.models import params
 from medjax.models.mask_codec import MaskCodec
+
+# The file in the folder of a stage's result.
+FILE = "mask_codec.npz"
 
 # A layer's place among the modules of an nn.Sequential that has activations in between.
 _LAYERS = {
@@ -35,10 +39,14 @@ NAMES = {
 def open_npz(path: str | os.PathLike[str]) -> MaskCodec:
     """Reads a codec.
 
+    Args:
+      path: of the file, or of a folder that `write_folder` wrote.
+
     Raises:
       UserError: no such file, no npz file, or arrays that are missing, unexpected or misshapen.
     """
     path = pathlib.Path(path)
+    path = path / FILE if path.is_dir() else path
     ours = {theirs: name for name, theirs in NAMES.items()}
     try:
         with np.load(path) as arrays:
@@ -53,3 +61,23 @@ def open_npz(path: str | os.PathLike[str]) -> MaskCodec:
 def _layout(array: np.ndarray) -> np.ndarray:
     """[out, in, y, x] of a convolution, or [in, out, y, x] of a transposed one, the other way."""
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+
+
+def write_folder(
+    codec: MaskCodec, path: str | os.PathLike[str], *, overwrite: bool = False
+) -> None:
+    """Writes a folder with the codec's file, whole or not at all.
+
+    Whatever else the codec holds, such as counts of its codes, is left out.
+
+    Raises:
+      UserError: `path` may not be overwritten.
+    """
+    found = params.flatten(nnx.state(codec))
+    arrays = {theirs: _layout_back(np.asarray(found[ours])) for ours, theirs in NAMES.items()}
+    with new_folder(path, markers=(FILE,), overwrite=overwrite) as folder:
+        np.savez(folder / FILE, **arrays)  # type: ignore[arg-type]
+
+
+def _layout_back(array: np.ndarray) -> np.ndarray:
+    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array

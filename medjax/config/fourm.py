@@ -17,10 +17,14 @@ def _keys() -> dict[str, Any]:
         "modalities": {},
         # Kind tokenizer: whose tokens it makes. Kind mask_codec: whose masks it learns.
         "modality": "",
-        "tokenizer": {},  # encoder, decoder, quantizer (each with its type), channels, mean, std
-        # How far a tokenizer's images are from the true ones: l2 or l1; masks: cross_entropy.
+        # encoder, decoder, quantizer (each with its type), channels, mean, std; of a mask codec
+        # quantizer alone: its decay, commitment, restart_below.
+        "tokenizer": {},
+        # How far a tokenizer's images are from the true ones: l2 or l1; masks: cross_entropy. A
+        # mask codec's: l2 or l1.
         "reconstruction": "",
-        # Kind fourm.
+        "min_pixels": 64,  # kind mask_codec: of a class in an image, to be learned
+        # Kind fourm; init also of kind mask_codec: an npz file of PaliGemma's format.
         "model": "",  # an official name, or ConfigDict(width=..., encoder_depth=..., ...)
         "init": "",  # weights: a folder of apple/ml-4m's format, or medjax model folder
         "inputs": (),  # names of the modalities that are read
@@ -93,7 +97,8 @@ FAMILY = Family(
     },
     at_least={
         **family.AT_LEAST, "wordpiece_vocab_size": 1, "wordpiece_sentinels": 0,
-        "wordpiece_bins": 1, "masking.encoder_length": 0, "masking.decoder_length": 0,
+        "wordpiece_bins": 1, "min_pixels": 1,
+        "masking.encoder_length": 0, "masking.decoder_length": 0,
         "evaluate.shown": 0, "evaluate.num_steps": 1, "evaluate.temperature": 0,
     },
 )  # fmt: skip

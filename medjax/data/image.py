@@ -18,9 +18,16 @@ def resize(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "s
     Follows TensorFlow's ScaleAndTranslate kernel to the last bit: float32 weights, rows before
     columns, sums from the first tap to the last, fractions cut off.
     """
-    rows = _resize_first_axis(image.astype(np.float32), size)
+    return resize_floats(image.astype(np.float32), size).astype(np.uint8)
+
+
+def resize_floats(
+    image: Float32[np.ndarray, "h w C"], size: int
+) -> Float32[np.ndarray, "size size C"]:
+    """As `resize`, with the fractions left."""
+    rows = _resize_first_axis(image, size)
     columns = _resize_first_axis(np.ascontiguousarray(rows.transpose(1, 0, 2)), size)
-    return columns.transpose(1, 0, 2).astype(np.uint8)
+    return columns.transpose(1, 0, 2)
 
 
 def to_float(image: UInt8[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:

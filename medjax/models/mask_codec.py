@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from medjax.models.convolutions import Conv, Upsampling
+from medjax.models.tokenizers.vector_quantization import nearest
 
 SIDE = 64  # pixels
 GRID = 4  # codes on a side; each stands for 16 x 16 pixels and what is around them
@@ -51,7 +52,9 @@ class MaskCodec(nnx.Module):
         self.encoder_blocks = _list(2, lambda i: ResBlock(rngs=rngs))
         self.to_code = Conv(_WIDTH, CODE_WIDTH, 1, rngs=rngs)
         codes = nnx.initializers.normal(CODE_WIDTH**-0.5)
-        self.codebook = nnx.Param(codes(rngs.params(), (NUM_CODES, CODE_WIDTH)), axes=(None, None))
+        self.codebook: nnx.Variable = nnx.Param(
+            codes(rngs.params(), (NUM_CODES, CODE_WIDTH)), axes=(None, None)
+        )
         self.from_code = Conv(CODE_WIDTH, _WIDTH, 1, rngs=rngs)
         self.decoder_blocks = _list(2, lambda i: ResBlock(rngs=rngs))
         up = tuple(itertools.pairwise((_WIDTH, _WIDTH, 64, 32, 16)))
@@ -60,20 +63,26 @@ class MaskCodec(nnx.Module):
 
     def encode(self, masks: Float[Array, "B 64 64"]) -> Int[Array, "B 16"]:
         """The codes of masks in [0, 1], row by row: of each place, the nearest in the codebook."""
+        codes = nearest(self.latents(masks), self.codebook.get_value())
+        return codes.reshape(masks.shape[0], GRID * GRID)
+
+    def latents(self, masks: Float[Array, "B 64 64"]) -> Float[Array, "B 4 4 512"]:
+        """What is compared with the codebook."""
         x = 2.0 * masks[..., None] - 1.0
         for layer in self.down:
             x = jax.nn.relu(layer(x))
         for block in self.encoder_blocks:
             x = block(x)
-        x = self.to_code(x).reshape(masks.shape[0], GRID * GRID, CODE_WIDTH)
-        codebook = self.codebook.get_value()
-        likeness = jnp.einsum("BTD,VD->BTV", x, codebook)
-        return jnp.argmin(jnp.sum(codebook**2, axis=1) - 2 * likeness, axis=-1).astype(jnp.int32)
+        return self.to_code(x)
 
     def decode(self, codes: Int[Array, "B 16"]) -> Float[Array, "B 64 64"]:
         """The masks of codes: around -1 outside and around 1 inside, with 0 on the border."""
-        x = jnp.take(self.codebook.get_value(), codes, axis=0)
-        x = jax.nn.relu(self.from_code(x.reshape(codes.shape[0], GRID, GRID, CODE_WIDTH)))
+        vectors = jnp.take(self.codebook.get_value(), codes, axis=0)
+        return self.decode_codes(vectors.reshape(codes.shape[0], GRID, GRID, CODE_WIDTH))
+
+    def decode_codes(self, codes: Float[Array, "B 4 4 512"]) -> Float[Array, "B 64 64"]:
+        """As `decode`, of the codebook's vectors."""
+        x = jax.nn.relu(self.from_code(codes))
         for block in self.decoder_blocks:
             x = block(x)
         for layer in self.up:

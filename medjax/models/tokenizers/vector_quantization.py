@@ -54,6 +54,17 @@ def nearest(latents: Float[Array, "... D"], codes: Float[Array, "V D"]) -> Int[A
     return jnp.argmin(jnp.sum(codes**2, axis=1) - 2 * likeness, axis=-1).astype(jnp.int32)
 
 
+def quantize(
+    latents: Float[Array, "... D"], codes: Float[Array, "V D"], config: VQConfig
+) -> Quantized:
+    """The nearest codes of latents."""
+    latents = prepared(latents, config.distance)
+    ids = nearest(jax.lax.stop_gradient(latents), codes)
+    chosen = jnp.take(codes, ids, axis=0)
+    commitment = config.commitment * jnp.mean((latents - chosen) ** 2, axis=-1)
+    return Quantized(straight_through(latents, chosen), ids, latents, commitment)
+
+
 def usage(latents: Float[Array, "*B D"], ids: Int[Array, "*B"], num_codes: int) -> Usage:
     """Counts and sums of a batch."""
     # A product and no scattered addition, whose order changes from run to run on a GPU.
@@ -110,14 +121,7 @@ class VectorQuantizer(nnx.Module):
 
     def __call__(self, latents: Float[Array, "... D"]) -> Quantized:
         """The nearest codes of latents."""
-        latents = prepared(latents, self.config.distance)
-        codes = self.codes.get_value()
-        ids = nearest(jax.lax.stop_gradient(latents), codes)
-        chosen = jnp.take(codes, ids, axis=0)
-        commitment = jnp.mean((latents - chosen) ** 2, axis=-1)
-        return Quantized(
-            straight_through(latents, chosen), ids, latents, self.config.commitment * commitment
-        )
+        return quantize(latents, self.codes.get_value(), self.config)
 
     def lookup(self, ids: Int[Array, "..."]) -> Float[Array, "... D"]:
         """The codes of ids, float32."""

@@ -12,7 +12,7 @@ from medjax.data import setup
 from medjax.data.augment import Augment
 from medjax.data.samples import Sample, SampleSource, open_samples
 from medjax.data.samples.batching import make_eval_batches, make_train_iterator
-from medjax.data.streams import Batch, TrainIterator
+from medjax.data.streams import Batch, Row, TrainIterator
 from medjax.data.wordpiece import WordPiece
 from medjax.errors import UserError
 from medjax.modalities.table import Modality
@@ -26,7 +26,7 @@ class Source:
     samples: SampleSource
     spec: ConfigDict
     modalities: tuple[Modality, ...]
-    transform: SampleTransform
+    transform: Callable[..., Row]
 
 
 def open_sources(
@@ -50,7 +50,7 @@ def open_sources(
     Raises:
       UserError: no such source or modality, or its data cannot be used.
     """
-    augment = Augment(**config.data.augment.to_dict()) if part == "train" else None
+    augment = augmentation(config, part)
     sources = {}
     for key, (samples, spec, chosen) in _open(name, config, part, modalities, channels).items():
         transform = SampleTransform(chosen, wordpiece, channels, augment)
@@ -92,13 +92,18 @@ def _open(
     return opened
 
 
+def augmentation(config: ConfigDict, part: str) -> Augment | None:
+    """How a part of the data is varied: training data as the config says, others not at all."""
+    return Augment(**config.data.augment.to_dict()) if part == "train" else None
+
+
 def train_data(config: ConfigDict, sources: Mapping[str, Source]) -> TrainIterator:
     """The stage's endless training batches, each of one source."""
     return make_train_iterator(
         {key: (s.samples, s.spec.weight, s.transform) for key, s in sources.items()},
         batch_size=config.batch_size,
         seed=config.seed,
-        augment=bool(Augment(**config.data.augment.to_dict())),
+        augment=bool(augmentation(config, "train")),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         workers=config.data.workers,
@@ -133,6 +138,14 @@ def evenly(samples: SampleSource, most: int) -> list[Sample]:
     """At most so many samples, evenly spaced; all if `most` is 0."""
     count = min(len(samples), most) if most else len(samples)
     return [samples[i * len(samples) // count] for i in range(count)]
+
+
+def told_of(
+    train: Mapping[str, Source], validation: Mapping[str, Source], test: Mapping[str, Source]
+) -> tuple[str, Mapping[str, Source]]:
+    """The part of the data that tells how good a stage became: the test data if there are any."""
+    parts = {"test": test, "validation": validation, "train": train}
+    return next((part, sources) for part, sources in parts.items() if sources)
 
 
 def lacking(name: str, config: ConfigDict, what: str) -> UserError:

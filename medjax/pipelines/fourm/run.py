@@ -21,10 +21,10 @@ from medjax.modalities import table as modality_table
 from medjax.modalities.table import BOXES, TEXT, Modality
 from medjax.models.tokenizers import ImageTokenizerConfig
 from medjax.pipelines import weights
-from medjax.pipelines.fourm import data, evaluation, model, tokenizers, trained
+from medjax.pipelines.fourm import data, evaluation, mask_codec, model, tokenizers, trained
 from medjax.workdir import Workdir
 
-Plan = tokenizers.Plan | model.Plan
+Plan = tokenizers.Plan | mask_codec.Plan | model.Plan
 
 
 def run(config: ConfigDict, path: str | pathlib.Path) -> dict:
@@ -52,7 +52,7 @@ def _train(config: ConfigDict, workdir: Workdir) -> None:
     }
     table = modality_table.with_entries(config.modalities.to_dict())
     starts = {
-        name: weights.open_start(stage.init, None) if stage.init else None
+        name: weights.open_start(stage.init, None) if stage.init and stage.kind == "fourm" else None
         for name, stage in configs.items()
     }
     wordpiece = _wordpiece(config, configs, table, starts, workdir)
@@ -63,6 +63,8 @@ def _train(config: ConfigDict, workdir: Workdir) -> None:
         if stage.kind == "tokenizer":
             plan = tokenizers.plan(name, stage, table)
             made[name] = plan.tokenizer
+        elif stage.kind == "mask_codec":
+            plan = mask_codec.plan(name, stage, table)
         else:
             plan = model.plan(name, stage, table, starts[name], wordpiece, made)
             if _names_data(config, "test"):

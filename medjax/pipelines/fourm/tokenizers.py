@@ -1,7 +1,6 @@
 """Stages that train an image tokenizer."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 
 import jax
@@ -12,10 +11,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from medjax.checkpoints import image_tokenizer
-from medjax.cli import say
 from medjax.errors import UserError
 from medjax.evaluation.fourm import reconstruction
-from medjax.files import write_whole
 from medjax.modalities.table import IMAGE, IMAGE_TOKENS, LABELS, Modality, lookup
 from medjax.models import build, params
 from medjax.models.tokenizers import ImageTokenizer, ImageTokenizerConfig
@@ -90,25 +87,15 @@ class Plan:
         )
 
     def _report(self, model: ImageTokenizer, workdir: Workdir) -> None:
-        sources = self.test or self.validation or self.train
-        part = "test" if self.test else "validation" if self.validation else "train"
+        part, sources = data.told_of(self.train, self.validation, self.test)
         rows = [
             source.transform(sample)[self.modality.name]
             for source in sources.values()
             for sample in data.evenly(source.samples, self.config.evaluate.examples)
         ]
         found = reconstruction.measure(model, rows, self.config.evaluate.batch_size)
-        classes = self.modality.classes
-        figures = {"part": part, **found.figures(classes)}
         folder = workdir.stage(self.name)
-        write_whole(folder / "reconstruction.json", (json.dumps(figures, indent=2) + "\n").encode())
-        reconstruction.write_picture(
-            folder / "reconstruction.png", self.modality, found, f"{self.name}, {part}"
-        )
-        told = ", ".join(
-            f"{key} {value:.4g}" for key, value in figures.items() if isinstance(value, float)
-        )
-        say(f"{self.name}: {part}: {told}; {folder / 'reconstruction.png'}")
+        reconstruction.write(folder, self.modality, found, name=self.name, part=part)
 
 
 def plan(name: str, config: ConfigDict, table: Mapping[str, Modality]) -> Plan:
@@ -118,6 +105,8 @@ def plan(name: str, config: ConfigDict, table: Mapping[str, Modality]) -> Plan:
       UserError: something in the config, or its data, cannot be used.
     """
     modality, tokenizer = described(name, config, table)
+    if config.init:
+        raise UserError(f"{name}: init is set, but tokenizers are trained from scratch; unset it")
     channels = {modality.name: tokenizer.channels}
     train, validation, test = (
         data.open_sources(name, config, part, (modality,), channels=channels)
