@@ -35,10 +35,9 @@ def read_given(
         limits = limits_of([modality.value], [modality], channels)[modality.value]
         value = values_lib.parse(found, modality.value, limits, pathlib.Path())
     except BadExample as error:
-        volume = (
-            " On the command line: --axis and --slice." if error.reason == "missing key" else ""
-        )
-        raise UserError(f"given {modality.name}: {error}{volume}") from error
+        told = " On the command line these are --axis, --slice, --frame and --window."
+        hint = told if modality.content in _FILES else ""
+        raise UserError(f"given {modality.name}: {error}{hint}") from error
     if isinstance(value, values_lib.ValueFile):
         try:
             value = values_lib.read(value)
