@@ -29,8 +29,10 @@ from PIL import Image  # noqa: E402
 
 from medjax import cli  # noqa: E402
 
-RECIPE = pathlib.Path(__file__).parents[1] / "configs" / "paligemma_lora.py"
+_RECIPES = pathlib.Path(__file__).parents[1] / "configs"
+RECIPE = _RECIPES / "paligemma_lora.py"
 COLORS = {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (20, 40, 190)}
+FOURM_STAGES = ("t1_tokenizer", "tissue_tokenizer", "fourm")
 TINY = {
     "img": {"width": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2, "patch_size": 14},
     "llm": {
@@ -154,4 +156,35 @@ def finished_run(tmp_path_factory, tiny_run) -> pathlib.Path:
     path = tmp_path_factory.mktemp("runs") / "finished"
     recipe, *overrides = tiny_run
     pipelines.run(config_lib.load(recipe.removeprefix("--config="), overrides), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def fourm_run(tmp_path_factory) -> pathlib.Path:
+    """The workdir of 4M's quickstart, tiny and after a few steps. To be read only."""
+    from medjax import config as config_lib
+    from medjax import pipelines
+
+    values = {
+        "batch_size": 4,
+        "wordpiece_vocab_size": 400,
+        "evaluate.examples": 3,
+        "evaluate.batch_size": 2,
+        "evaluate.num_steps": 2,
+        "evaluate.directions": "t1 -> tok_tissue",
+        "stages.fourm.steps": 6,
+        "stages.fourm.model.width": 32,
+        "stages.fourm.model.encoder_depth": 1,
+        "stages.fourm.model.decoder_depth": 1,
+    }
+    for name in ("t1_tokenizer", "tissue_tokenizer"):
+        values[f"stages.{name}.steps"] = 10
+        for network in ("encoder", "decoder"):
+            values[f"stages.{name}.tokenizer.{network}.width"] = 16
+            values[f"stages.{name}.tokenizer.{network}.depth"] = 1
+    overrides = [f"--config.{key}={value}" for key, value in values.items()]
+    overrides += [f"--config.stages.{name}.eval_every=0" for name in FOURM_STAGES]
+    overrides += [f"--config.stages.{name}.optimizer.warmup_steps=2" for name in FOURM_STAGES]
+    path = tmp_path_factory.mktemp("runs") / "fourm"
+    pipelines.run(config_lib.load(str(_RECIPES / "fourm_quickstart.py"), overrides), path)
     return path

@@ -55,7 +55,10 @@ def _keys() -> dict[str, Any]:
             # How images are made: see decoding/fourm/steps.py.
             "scheme": "roar",
             "num_steps": 8,
+            "token_schedule": "cosine",  # of maskgit: cosine (few tokens first) or linear
             "temperature": 0.0,
+            "temperature_schedule": "constant",  # of images; or linear, or onex:LOWEST:POWER
+            "top_k": 0,  # so many most probable tokens to draw from; 0: all
             "top_p": 1.0,
             "guidance": 1.0,
         },
@@ -94,11 +97,13 @@ FAMILY = Family(
         "reconstruction": ("", "l1", "l2", "cross_entropy"),
         "loss.weighting": ("token", "modality", "logit"),
         "evaluate.scheme": ("maskgit", "roar"),
+        "evaluate.token_schedule": ("cosine", "linear"),
     },
     at_least={
         **family.AT_LEAST, "wordpiece_vocab_size": 1, "wordpiece_sentinels": 0,
         "wordpiece_bins": 1, "min_pixels": 1,
         "masking.encoder_length": 0, "masking.decoder_length": 0,
         "evaluate.shown": 0, "evaluate.num_steps": 1, "evaluate.temperature": 0,
+        "evaluate.top_k": 0,
     },
 )  # fmt: skip

@@ -44,7 +44,7 @@ def open_samples(
     """
     if not names:
         raise UserError(f"No value of {name_or_path} is asked for: name some.")
-    limits = _limits(names, tuple(modalities), channels or {})
+    limits = limits_of(names, tuple(modalities), channels or {})
     if name_or_path == "mni152":
         # Imported here: TFDS takes a second, and one's own data needs none of it.
         from medjax.data.samples.mni152 import Mni152Samples
@@ -71,10 +71,16 @@ def open_samples(
     )
 
 
-def _limits(
+def limits_of(
     names: Sequence[str], modalities: Sequence[Modality], channels: Mapping[str, int]
 ) -> dict[str, Limits]:
-    """What each value may hold: what all modalities that are made of it can take."""
+    """What each value may hold: what all modalities that are made of it can take.
+
+    Args: see `open_samples`.
+
+    Raises:
+      UserError: a value that no modality is made of, or that cannot be all that they take it for.
+    """
     limits = {}
     for name in names:
         takers = [m for m in modalities if m.value == name]

@@ -22,6 +22,7 @@ from medjax.modalities.table import BOXES, TEXT, Modality
 from medjax.models.tokenizers import ImageTokenizerConfig
 from medjax.pipelines import weights
 from medjax.pipelines.fourm import data, evaluation, mask_codec, model, tokenizers, trained
+from medjax.pipelines.fourm.steps import make_step
 from medjax.workdir import Workdir
 
 Plan = tokenizers.Plan | mask_codec.Plan | model.Plan
@@ -68,7 +69,9 @@ def _train(config: ConfigDict, workdir: Workdir) -> None:
         else:
             plan = model.plan(name, stage, table, starts[name], wordpiece, made)
             if _names_data(config, "test"):
-                evaluation.directions(stage, plan.model)
+                for direction in evaluation.directions(stage, plan.model):
+                    step = make_step(stage.evaluate, plan.model, wordpiece, direction.target)
+                    step.check(plan.model, direction.given)
         plans.append(plan)
     workdir_lib.create(workdir, config)
     if wordpiece is not None:

@@ -27,6 +27,7 @@ from medjax.models.tokenizers import ImageTokenizer
 from medjax.pipelines import fit, weights
 from medjax.pipelines.fourm import tokenizers
 from medjax.pipelines.fourm.model import has_texts
+from medjax.pipelines.fourm.steps import make_step
 from medjax.scaling import precision
 from medjax.training.objectives.fourm import patches
 from medjax.workdir import Workdir
@@ -102,26 +103,9 @@ class Trained:
         return known, features
 
     def step(self, target: str, **changes: Any) -> Step:
-        """How a modality is made, as the config's `evaluate` says it, unless it is changed."""
-        settings = self.config.evaluate
-        modality = self.model.config.modality(target)
-        common: dict[str, Any] = {
-            "temperature": settings.temperature,
-            "top_p": settings.top_p,
-            "guidance": settings.guidance,
-        }
-        if modality.is_image:
-            steps = min(settings.num_steps, modality.length)
-            common |= {"scheme": settings.scheme, "num_steps": steps}
-        else:
-            assert self.wordpiece is not None
-            common |= {
-                "scheme": "autoregressive",
-                "start_id": self.wordpiece.sentinel_ids[0],
-                "eos_id": self.wordpiece.sentinel_ids[1],
-                "sentinels": tuple(self.wordpiece.sentinel_ids),
-            }
-        return Step(target, **{**common, **changes})
+        """How a modality is made, as the config's `evaluate` says; see `make_step`."""
+        evaluate, model = self.config.evaluate, self.model.config
+        return make_step(evaluate, model, self.wordpiece, target, **changes)
 
     def make(
         self,

@@ -1,8 +1,9 @@
 """Asks a trained run's model about one image."""
 
+import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -81,6 +82,16 @@ def ask(
     # With this device's own kernels: those of the run may be another device's.
     answers = evaluation.answer(model, tokenizer, examples, config, stage)  # type: ignore[arg-type]
     return [_reply(answer, height, width) for answer in answers]
+
+
+def lines(replies: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Replies of `ask` in words."""
+    for reply in replies:
+        confidence = math.exp(reply["log_prob_per_token"])
+        yield f"{reply['prompt']}: {reply['text']}  (confidence {confidence:.2f})"
+        for found in reply["boxes"]:
+            y1, x1, y2, x2 = found["box"]
+            yield f"  {found['label']}: rows {y1:g} to {y2:g}, columns {x1:g} to {x2:g} (pixels)"
 
 
 def part_of_image(path: pathlib.Path, options: Mapping[str, Any]) -> ImageFile:
