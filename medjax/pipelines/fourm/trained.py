@@ -20,12 +20,12 @@ from medjax.decoding.fourm.known import Known, features_of, full, pack
 from medjax.decoding.fourm.steps import Step
 from medjax.errors import UserError
 from medjax.modalities.boxes import parse_boxes
-from medjax.modalities.table import BOXES, LABELS, TEXT
+from medjax.modalities.table import BOXES, LABELS, TEXT, Modality
 from medjax.modalities.transforms import SampleTransform
 from medjax.models.fourm import FourM
 from medjax.models.tokenizers import ImageTokenizer
 from medjax.pipelines import fit, weights
-from medjax.pipelines.fourm import tokenizers
+from medjax.pipelines.fourm import makers, tokenizers
 from medjax.pipelines.fourm.model import has_texts
 from medjax.scaling import precision
 from medjax.training.objectives.fourm import patches
@@ -103,25 +103,8 @@ class Trained:
 
     def step(self, target: str, **changes: Any) -> Step:
         """How a modality is made, as the config's `evaluate` says it, unless it is changed."""
-        settings = self.config.evaluate
         modality = self.model.config.modality(target)
-        common: dict[str, Any] = {
-            "temperature": settings.temperature,
-            "top_p": settings.top_p,
-            "guidance": settings.guidance,
-        }
-        if modality.is_image:
-            steps = min(settings.num_steps, modality.length)
-            common |= {"scheme": settings.scheme, "num_steps": steps}
-        else:
-            assert self.wordpiece is not None
-            common |= {
-                "scheme": "autoregressive",
-                "start_id": self.wordpiece.sentinel_ids[0],
-                "eos_id": self.wordpiece.sentinel_ids[1],
-                "sentinels": tuple(self.wordpiece.sentinel_ids),
-            }
-        return Step(target, **{**common, **changes})
+        return make_step(self.config.evaluate, modality, self.wordpiece, **changes)
 
     def make(
         self,
@@ -182,6 +165,37 @@ class Trained:
         return self.model.config.modality(name).content == LABELS
 
 
+def make_step(
+    settings: ConfigDict, modality: Modality, wordpiece: WordPiece | None, **changes: Any
+) -> Step:
+    """How a modality is made, as a config's `evaluate` says it, unless it is changed.
+
+    Raises:
+      UserError: settings that mean nothing, or a sequence that no text tokenizer is there for.
+    """
+    common: dict[str, Any] = {
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "guidance": settings.guidance,
+    }
+    if modality.is_image:
+        steps = min(settings.num_steps, modality.length)
+        common |= {"scheme": settings.scheme, "num_steps": steps}
+    elif wordpiece is None:
+        raise UserError(
+            f"{modality.name!r} is a sequence, which takes the sentinels of a text tokenizer; "
+            "there is none"
+        )
+    else:
+        common |= {
+            "scheme": "autoregressive",
+            "start_id": wordpiece.sentinel_ids[0],
+            "eos_id": wordpiece.sentinel_ids[1],
+            "sentinels": tuple(wordpiece.sentinel_ids),
+        }
+    return Step(modality.name, **{**common, **changes})
+
+
 def _method(graphdef, name: str):
     def call(state, values):
         return getattr(nnx.merge(graphdef, state), name)(values)
@@ -223,13 +237,13 @@ def load_stage(config: ConfigDict, workdir: Workdir, stage: str | None = None) -
     if stage not in models:
         raise UserError(f"{workdir.path} has no 4M stage {stage!r}; it has {', '.join(models)}")
     own = configs[stage]
-    makers = {
-        name: workdir.model(who) if who in configs else pathlib.Path(who).expanduser()
-        for name, who in own.tokenizers.items()
+    folders = {
+        name: makers.folder_of(who, configs, workdir) for name, who in own.tokenizers.items()
     }
-    for name, folder in (*makers.items(), (stage, workdir.model(stage))):
+    for name, folder in (*folders.items(), (stage, workdir.model(stage))):
         if not folder.exists():
             raise UserError(f"{workdir.path}: {name} is not trained yet; run medjax.train")
+    makers.check(workdir.stage(stage), folders)
     mesh = fit.own_mesh(own)
     model = weights.load_result(workdir.model(stage), precision.resolve(own.dtype), mesh)
     model.eval()
@@ -237,6 +251,6 @@ def load_stage(config: ConfigDict, workdir: Workdir, stage: str | None = None) -
     return Trained(
         own,
         model,
-        {name: tokenizers.load(folder, mesh) for name, folder in makers.items()},
+        {name: tokenizers.load(folder, mesh) for name, folder in folders.items()},
         WordPiece.load(workdir.wordpiece) if texts else None,
     )
