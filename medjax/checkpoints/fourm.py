@@ -20,6 +20,7 @@ from medjax.checkpoints.fourm_names import Piece
 from medjax.checkpoints.safetensors_files import Writer, metadata, open_file
 from medjax.checkpoints.tensors import Checkpoint, LazyArray, check_specs, specs
 from medjax.errors import UserError
+from medjax.modalities.table import BOXES, TEXT
 from medjax.models.fourm import MODALITIES, FourMConfig, Modality
 
 CONFIG = "config.json"
@@ -27,6 +28,7 @@ WEIGHTS = "model.safetensors"
 WORDPIECE = "wordpiece.json"
 # Sines of angles up to 511, whose last float32 digits differ between libraries.
 _POSITIONS_TOLERANCE = 1e-4
+_SIDES = ("encoder", "decoder")
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
@@ -58,7 +60,7 @@ def open_folder(
     if not path.is_dir():
         raise UserError(f"{path} is no folder; a 4M model is one, with a {CONFIG} and a {WEIGHTS}")
     if config is None:
-        config = fourm_config.read(path / CONFIG, modalities)
+        config = read_config(path, modalities)
     elif (path / CONFIG).exists():
         fourm_config.check(config, path / CONFIG)
     file = path / WEIGHTS
@@ -70,6 +72,26 @@ def open_folder(
     if text is not None:
         wordpiece_file.check(config, text, str(path))
     return dataclasses.replace(from_tensors(arrays, config, str(file)), tokenizer=text)
+
+
+def read_config(
+    path: str | os.PathLike[str], modalities: Mapping[str, Modality] = MODALITIES
+) -> FourMConfig:
+    """The model of a folder; see `open_folder`.
+
+    A text's vocabulary is its tokenizer's, whose size the weights say and config.json does not.
+    """
+    path = pathlib.Path(path)
+    config, arrays = fourm_config.read(path / CONFIG, modalities), open_file(path / WEIGHTS)
+
+    def sized(modality: Modality) -> Modality:
+        names = [f"{side}_embeddings.{modality.name}.token_emb.weight" for side in _SIDES]
+        rows = [arrays[name].shape[0] for name in names if name in arrays]
+        if modality.content not in (TEXT, BOXES) or not rows:
+            return modality
+        return dataclasses.replace(modality, vocab_size=rows[0])
+
+    return dataclasses.replace(config, modalities=tuple(map(sized, config.modalities)))
 
 
 def from_tensors(

@@ -88,8 +88,11 @@ def from_dict(
 
 
 def _entry(name: str, table: Mapping[str, Modality], size: int | None, where: str) -> Modality:
+    base = name.partition("@")[0]
+    own = table.get(base) != MODALITIES.get(base)
     try:
-        return lookup(name, table, size)
+        # The config's image size is that of the official modalities; one's own have theirs.
+        return lookup(name, table, None if own else size)
     except UserError as error:
         raise UserError(
             f"{where}: {error}. A model with modalities of one's own is read with the model.json "

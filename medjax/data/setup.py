@@ -101,7 +101,7 @@ def _open(source: str, changed: int, **kwargs) -> Source:
     return open_source(source, **kwargs)
 
 
-def check_group(sources: Mapping[str, tuple[Source, float]], group: str) -> None:
+def check_group(sources: Mapping[str, tuple[Any, float]], group: str) -> None:
     """Raises UserError if the first example of a source has no key of that name."""
     for name, (source, _) in sources.items():
         if group and group not in (first := source[0]).extra:

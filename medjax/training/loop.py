@@ -115,7 +115,7 @@ class Trainer:
         return figures
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """The objective's figures over batches, but for their sums."""
+        """The objective's figures over batches, but for their sums and what there was none of."""
         total: Any = None
         for number, batch in enumerate(batches):
             put = sharding.put_batch({**batch.arrays, "valid": batch.valid}, self._mesh)
@@ -126,7 +126,8 @@ class Trainer:
             sums = jax.tree.map(lambda x: np.asarray(x, np.float64), sums)
             total = sums if total is None else jax.tree.map(np.add, total, sums)
         figures = self._figures(jax.tree.map(np.float32, total))
-        return {key: float(value) for key, value in figures.items() if key not in SUMMED}
+        told = {key: float(value) for key, value in figures.items() if key not in SUMMED}
+        return {key: v for key, v in told.items() if key == "loss" or not math.isnan(v)}
 
 
 def train(

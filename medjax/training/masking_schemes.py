@@ -97,6 +97,10 @@ def _components(where: str, spec: ConfigDict, chosen: Sequence[Modality]) -> int
                     f"{where}.{field}.{modality.name} is {values!r}; it must be a list, with a "
                     "value for each component of the mixture"
                 )
+            if field != "keep" and not all(type(value) in (int, float) for value in values):
+                raise UserError(
+                    f"{where}.{field}.{modality.name} is {tuple(values)!r}; it must hold numbers"
+                )
             if len(values) > 1:
                 lengths[f"{field}.{modality.name}"] = len(values)
     if len(set(lengths.values())) > 1:

@@ -8,6 +8,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from medjax.data import setup
+from medjax.data.wordpiece import WordPiece
 from medjax.decoding.fourm.steps import check_all
 from medjax.errors import UserError
 from medjax.evaluation.fourm import baselines
@@ -20,6 +22,7 @@ from medjax.modalities.table import BOXES, IDS, IMAGE, LABELS, Modality
 from medjax.models.fourm import FourMConfig
 from medjax.pipelines.fourm import data
 from medjax.pipelines.fourm.data import Source
+from medjax.pipelines.fourm.steps import make_step
 from medjax.pipelines.fourm.trained import Trained
 
 BASELINE, CEILING, MODEL = "no looking", "tokenizer", "4M"
@@ -33,7 +36,7 @@ def directions(config: ConfigDict, model: FourMConfig) -> tuple[Direction, ...]:
     is not made of the same value.
 
     Raises:
-      UserError: a direction that the model cannot go.
+      UserError: a direction that the model cannot go, or there is none.
     """
     table = {modality.name: modality for modality in model.modalities}
     asked = [parse(text, table) for text in config.evaluate.directions]
@@ -42,6 +45,11 @@ def directions(config: ConfigDict, model: FourMConfig) -> tuple[Direction, ...]:
             value = table[target].value
             others = [name for name in model.inputs if table[name].value != value]
             asked += [Direction((name,), target) for name in others[:1]]
+    if not asked:
+        raise UserError(
+            "every input is made of the same value as every target, so that there is nothing to "
+            "ask; set evaluate.directions, or leave data.test out"
+        )
     for direction in asked:
         for name in direction.given:
             if name not in model.inputs:
@@ -53,30 +61,64 @@ def directions(config: ConfigDict, model: FourMConfig) -> tuple[Direction, ...]:
     return tuple(asked)
 
 
-def evaluate(
-    trained: Trained, name: str, config: ConfigDict, part: str, folder: pathlib.Path
-) -> Results:
+def prepare(
+    name: str,
+    config: ConfigDict,
+    part: str,
+    model: FourMConfig,
+    wordpiece: WordPiece | None,
+    channels: Mapping[str, int],
+) -> tuple[tuple[Direction, ...], dict[str, Source]]:
+    """What is asked of a stage's model, and the samples that it is asked of.
+
+    Args:
+      name: of the stage. config: its own.
+      channels: of what its tokenizers read, by modality.
+
+    Raises:
+      UserError: the model cannot do it, or there is no such data.
+    """
+    asked = directions(config, model)
+    for direction in asked:
+        step = make_step(config.evaluate, model, wordpiece, direction.target)
+        check_all([step], model, direction.given)
+    names = dict.fromkeys(n for d in asked for n in (*d.given, d.target))
+    modalities = [model.modality(n) for n in names]
+    sources = data.open_sources(name, config, part, modalities, wordpiece, channels)
+    for direction in asked:
+        if not any(_has(source, direction) for source in sources.values()):
+            raise UserError(
+                f"{name}: data.{part} names no source that has all of direction "
+                f"{str(direction)!r}; name one, or set evaluate.directions"
+            )
+    samples = {key: (source.samples, 1.0) for key, source in sources.items()}
+    setup.check_group(samples, config.evaluate.group)
+    return asked, sources
+
+
+def _has(source: Source, direction: Direction) -> bool:
+    """Whether the samples of a source have what a direction needs."""
+    return {*direction.given, direction.target} <= {m.name for m in source.modalities}
+
+
+def evaluate(trained: Trained, name: str, part: str, folder: pathlib.Path) -> Results:
     """Scores every direction on a part of the data, beside what takes no looking.
 
     Args:
-      name: of the stage. config: of the run, whose data are asked, else the stage's.
+      name: of the stage.
 
     Raises:
       UserError: there is no such data.
     """
-    own = trained.config
-    asked = directions(own, trained.model.config)
-    for direction in asked:
-        check_all([trained.step(direction.target)], trained.model.config, direction.given)
-    sources = _sources(trained, name, config if config.data[part] else own, part, asked)
-    if not sources:
-        raise UserError(f"data.{part} names no source with {', '.join(map(str, asked))}")
+    config, model = trained.config, trained.model.config
+    channels = {key: t.config.channels for key, t in trained.tokenizers.items()}
+    asked, sources = prepare(name, config, part, model, trained.wordpiece, channels)
     group = config.evaluate.group
     report = Report(
         _show(trained), title=f"{config.name}: {part}", groups=f"{group or 'sample'}s",
         systems=(BASELINE, CEILING, MODEL), pictured=config.evaluate.shown,
     )  # fmt: skip
-    constants = _constants(trained, name, asked)
+    constants = _constants(trained, name, asked, channels)
     for direction in asked:
         content = trained.model.config.modality(direction.target).content
         classes = trained.model.config.modality(direction.target).classes
@@ -85,21 +127,16 @@ def evaluate(
     return report.write(folder)
 
 
-def _sources(
-    trained: Trained, name: str, config: ConfigDict, part: str, asked: Sequence[Direction]
-) -> dict[str, Source]:
-    names = dict.fromkeys(n for d in asked for n in (*d.given, d.target))
-    channels = {key: t.config.channels for key, t in trained.tokenizers.items()}
-    modalities = [trained.model.config.modality(n) for n in names]
-    return data.open_sources(name, config, part, modalities, trained.wordpiece, channels)
-
-
-def _constants(trained: Trained, name: str, asked: Sequence[Direction]) -> dict[str, Any]:
+def _constants(
+    trained: Trained, name: str, asked: Sequence[Direction], channels: Mapping[str, int]
+) -> dict[str, Any]:
     """What takes no looking, for each target; nothing for ids, which nobody would guess."""
-    sources = _sources(trained, name, trained.config, "train", asked)
+    modalities = {d.target: trained.model.config.modality(d.target) for d in asked}
+    sources = data.open_sources(
+        name, trained.config, "train", [*modalities.values()], trained.wordpiece, channels
+    )
     constants = {}
-    for target in dict.fromkeys(direction.target for direction in asked):
-        modality = trained.model.config.modality(target)
+    for target, modality in modalities.items():
         source = next((s for s in sources.values() if modality in s.modalities), None)
         if source is None or modality.content == IDS:
             continue
@@ -120,7 +157,7 @@ def _cases(
     names, target = (*direction.given, direction.target), direction.target
     size, number = config.evaluate.batch_size, 0
     for key, source in sources.items():
-        if not {*names} <= {modality.name for modality in source.modalities}:
+        if not _has(source, direction):
             continue
         samples = data.evenly(source.samples, config.evaluate.examples)
         prefix = f"{key}/" if len(sources) > 1 else ""

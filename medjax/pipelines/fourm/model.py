@@ -2,41 +2,30 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from jax.sharding import Mesh
 from medjax_kernels.masking import MaskingScheme
 from ml_collections import ConfigDict
 
-from medjax.checkpoints import adapters, image_tokenizer, tensors
+from medjax.checkpoints import adapters, fourm, tensors
 from medjax.data.wordpiece import WordPiece
 from medjax.errors import UserError
-from medjax.modalities.table import BOXES, IMAGE, LABELS, TEXT, Modality, lookup
+from medjax.modalities.table import BOXES, TEXT, Modality, lookup
 from medjax.models import families
 from medjax.models.fourm import FourMConfig, variant
 from medjax.models.fourm import config as fourm_config
 from medjax.models.tokenizers import ImageTokenizerConfig
 from medjax.pipelines import fit, weights
 from medjax.pipelines.fourm import data, tokenizers
+from medjax.pipelines.fourm import makers as makers_lib
 from medjax.pipelines.fourm.data import Source
+from medjax.pipelines.fourm.makers import Maker
 from medjax.pipelines.weights import Start
 from medjax.scaling import kernels, precision
 from medjax.training.masking_schemes import make_scheme
 from medjax.training.objectives.fourm import Masking
 from medjax.workdir import Workdir
-
-
-@dataclasses.dataclass(frozen=True)
-class Maker:
-    """Who makes the tokens of a modality: a stage of the run, or a folder."""
-
-    tokenizer: ImageTokenizerConfig
-    stage: str = ""
-    folder: pathlib.Path | None = None
-
-    def path(self, workdir: Workdir) -> pathlib.Path:
-        """Where the trained tokenizer lies."""
-        return self.folder or workdir.model(self.stage)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +42,26 @@ class Plan:
     mesh: Mesh
     steps: int
 
-    def run(self, workdir: Workdir, start: Start | None) -> None:
-        """Trains the stage, or continues it, and writes its folder."""
+    @property
+    def channels(self) -> dict[str, int]:
+        """Of what a tokenizer reads, by modality."""
+        return {name: maker.tokenizer.channels for name, maker in self.makers.items()}
+
+    def run(self, workdir: Workdir, stages: Collection[str], start: Start | None) -> None:
+        """Trains the stage, or continues it, and writes its folder.
+
+        Args:
+          stages: all of the run.
+
+        Raises:
+          UserError: its tokenizers or its weights are not those that it was begun with.
+        """
         config, base = self.config, None
+        folders = {
+            name: makers_lib.folder_of(maker.who, stages, workdir)
+            for name, maker in self.makers.items()
+        }
+        makers_lib.keep(workdir.stage(self.name), folders)
         if start is not None and fit.leaves_weights(config):
             start = weights.hashed(start)
             base = start.origin
@@ -63,7 +69,7 @@ class Plan:
         objective = Masking(
             self.model,
             self.schemes,
-            {name: tokenizers.load(m.path(workdir), self.mesh) for name, m in self.makers.items()},
+            {name: tokenizers.load(folder, self.mesh) for name, folder in folders.items()},
             weighting=config.loss.weighting,
             label_smoothing=config.loss.label_smoothing,
         )
@@ -83,36 +89,45 @@ class Plan:
         weights.save(workdir.model(self.name), config, trained, start, workdir.wordpiece)
 
 
+def open_init(name: str, init: str, table: Mapping[str, Modality]) -> Start:
+    """The weights that a stage's `init` names; modalities of an official folder are the table's.
+
+    Raises:
+      UserError: there is nothing of the kind, or it is no 4M.
+    """
+    path = pathlib.Path(init).expanduser()
+    official = fourm.read_config(path, table) if fourm.is_folder(path) else None
+    start = weights.open_start(init, official)
+    families.check(start.checkpoint.config, families.FOURM, f"{name}: init {init}")
+    return start
+
+
 def plan(
     name: str,
     config: ConfigDict,
     table: Mapping[str, Modality],
-    start: Start | None,
+    base: FourMConfig | None,
     wordpiece: WordPiece | None,
-    stages: Mapping[str, ImageTokenizerConfig],
+    stages: Mapping[str, ImageTokenizerConfig | None],
 ) -> Plan:
     """Checks all of a stage that can be checked before anything is written or computed.
 
     Args:
       table: of modalities.
-      start: what it begins with.
+      base: the model that it begins with; None from scratch.
       wordpiece: of its texts, if it has any.
-      stages: the tokenizers that earlier stages train.
+      stages: see `makers.find`.
 
     Raises:
       UserError: something in the config, or its data, cannot be used.
     """
-    model = model_config(name, config, table, start, wordpiece)
-    makers = {
-        modality.name: _maker(name, config, modality, stages)
-        for modality in model.modalities
-        if modality.is_image and modality.has_ids and modality.content in (IMAGE, LABELS)
-    }
-    if idle := sorted(set(config.tokenizers) - set(makers)):
+    if config.lora.rank and base is None:
         raise UserError(
-            f"{name}: tokenizers.{idle[0]} is none of the modalities whose tokens are made: "
-            f"{', '.join(makers) or 'none'}"
+            f"{name}: lora.rank is set, so that only adapters would learn beside weights that are "
+            "random; set init to the weights to start from, or train them in an earlier stage"
         )
+    model = model_config(name, config, table, base, wordpiece)
+    makers = makers_lib.find(name, config, model, stages)
     channels = {key: maker.tokenizer.channels for key, maker in makers.items()}
     parts = {
         part: data.open_sources(name, config, part, model.modalities, wordpiece, channels)
@@ -166,7 +181,7 @@ def model_config(
     name: str,
     config: ConfigDict,
     table: Mapping[str, Modality],
-    start: Start | None,
+    base: FourMConfig | None,
     wordpiece: WordPiece | None,
 ) -> FourMConfig:
     """The sizes of the stage's model; from scratch, its texts' vocabulary is the tokenizer's.
@@ -174,16 +189,17 @@ def model_config(
     Raises:
       UserError: no model is named, or not what its weights are, or the tokenizer has more ids.
     """
-    if start is not None:
-        families.check(start.checkpoint.config, families.FOURM, f"{name}: {start.origin.path}")
-        model = start.checkpoint.config
+    if base is not None:
+        model = base
         for side in ("inputs", "targets"):
             if config[side] and tuple(config[side]) != getattr(model, side):
                 raise UserError(
-                    f"{name}: {side} are {', '.join(config[side])}, but {start.origin.path} was "
-                    f"trained with {', '.join(getattr(model, side))}; leave {side} out, or train "
-                    "from scratch"
+                    f"{name}: {side} are {', '.join(config[side])}, but the model that it begins "
+                    f"with has {', '.join(getattr(model, side))}; leave {side} out, or train from "
+                    "scratch"
                 )
+        if config.model:
+            _check_same(name, _sized(name, config, model.modalities, model), model)
     elif not config.model:
         raise UserError(f"{name}: model is not set; name a model, or weights as init")
     elif not config.inputs or not config.targets:
@@ -194,18 +210,7 @@ def model_config(
             for key, modality in table.items():
                 if modality.content in (TEXT, BOXES) and modality.has_ids:
                     own[key] = dataclasses.replace(modality, vocab_size=wordpiece.vocab_size)
-        if isinstance(config.model, str):
-            model = variant(config.model, config.inputs, config.targets, modalities=own)
-        else:
-            model = fourm_config.from_dict(
-                {
-                    **config.model.to_dict(),
-                    "modalities": [dataclasses.asdict(m) for m in named(config, own)],
-                    "inputs": list(config.inputs),
-                    "targets": list(config.targets),
-                },
-                f"{name}: model",
-            )
+        model = _sized(name, config, named(config, own))
     if wordpiece is not None:
         for modality in model.modalities:
             most = modality.vocab_size or 0
@@ -221,39 +226,29 @@ def model_config(
     return model
 
 
-def _maker(
-    name: str,
-    config: ConfigDict,
-    modality: Modality,
-    stages: Mapping[str, ImageTokenizerConfig],
-) -> Maker:
-    """Who makes the tokens of a modality.
+def _sized(
+    name: str, config: ConfigDict, modalities: Sequence[Modality], like: FourMConfig | None = None
+) -> FourMConfig:
+    """The model of a config's `model`, inputs and targets; these are `like`'s, if it is given."""
+    inputs, targets = (getattr(like or config, side) for side in ("inputs", "targets"))
+    if isinstance(config.model, str):
+        own = {modality.name: modality for modality in modalities}
+        return variant(config.model, inputs, targets, modalities=own)
+    entries = [dataclasses.asdict(modality) for modality in modalities]
+    data = {"modalities": entries, "inputs": list(inputs), "targets": list(targets)}
+    return fourm_config.from_dict({**config.model.to_dict(), **data}, f"{name}: model")
 
-    Raises:
-      UserError: nobody does, or not the tokens that the modality has.
+
+def _check_same(name: str, asked: FourMConfig, model: FourMConfig) -> None:
+    """Raises UserError unless weights are of the model that is asked for.
+
+    Whether output layers are tied is told by the weights.
     """
-    where = f"{name}: tokenizers.{modality.name}"
-    who = config.tokenizers.get(modality.name, "")
-    if not who:
+    found = {**fourm_config.to_dict(model), "tie_embeddings": asked.tie_embeddings}
+    wanted = fourm_config.to_dict(asked)
+    if different := [key for key in wanted if wanted[key] != found[key]]:
+        key = different[0]
         raise UserError(
-            f"{where} is not set: name the stage that trains the tokenizer of {modality.name}, or "
-            "the folder of a trained one; or say that its data are ids: "
-            f"modalities.{modality.name}.content='ids'"
+            f"{name}: model has {key} {wanted[key]!r}, but the one that it begins with has "
+            f"{found[key]!r}; leave model out, or begin with other weights"
         )
-    if who in stages:
-        maker = Maker(stages[who], stage=who)
-    else:
-        folder = pathlib.Path(who).expanduser()
-        if not folder.is_dir():
-            known = f"; stages before it that train one: {', '.join(stages)}" if stages else ""
-            raise UserError(f"{where} is {who!r}, which is neither a stage nor a folder{known}")
-        maker = Maker(image_tokenizer.read_config(folder / image_tokenizer.CONFIG), folder=folder)
-    made = maker.tokenizer
-    found = (made.image_size, made.patch_size, made.vocab_size)
-    wanted = (modality.image_size, modality.patch_size, modality.vocab_size)
-    if found != wanted:
-        raise UserError(
-            f"{where}: the tokenizer {who} has image size, patch size and vocabulary {found}, the "
-            f"modality {wanted}; they must be the same"
-        )
-    return maker

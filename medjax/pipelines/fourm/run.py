@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from medjax import config as config_lib
 from medjax import workdir as workdir_lib
-from medjax.checkpoints import formats, fourm, model_folder
+from medjax.checkpoints import fourm
 from medjax.cli import say
 from medjax.data.wordpiece import WordPiece, train_wordpiece
 from medjax.errors import UserError
@@ -22,7 +22,6 @@ from medjax.modalities.table import BOXES, TEXT, Modality
 from medjax.models.tokenizers import ImageTokenizerConfig
 from medjax.pipelines import weights
 from medjax.pipelines.fourm import data, evaluation, mask_codec, model, tokenizers, trained
-from medjax.pipelines.fourm.steps import make_step
 from medjax.workdir import Workdir
 
 Plan = tokenizers.Plan | mask_codec.Plan | model.Plan
@@ -52,38 +51,64 @@ def _train(config: ConfigDict, workdir: Workdir) -> None:
         name: config_lib.stage_config(config, name) for name in config_lib.stage_names(config)
     }
     table = modality_table.with_entries(config.modalities.to_dict())
+    _check_modalities(configs, table)
     starts = {
-        name: weights.open_start(stage.init, None) if stage.init and stage.kind == "fourm" else None
+        name: model.open_init(name, stage.init, table)
         for name, stage in configs.items()
+        if stage.init and stage.kind == "fourm"
     }
     wordpiece = _wordpiece(config, configs, table, starts, workdir)
-    made: dict[str, ImageTokenizerConfig] = {}
+    made: dict[str, ImageTokenizerConfig | None] = dict.fromkeys(configs)
     plans: list[Plan] = []
+    last: model.Plan | None = None
     for name, stage in configs.items():
-        plan: Plan
         if stage.kind == "tokenizer":
-            plan = tokenizers.plan(name, stage, table)
-            made[name] = plan.tokenizer
+            trains = tokenizers.plan(name, stage, table)
+            made[name] = trains.tokenizer
+            plans.append(trains)
         elif stage.kind == "mask_codec":
-            plan = mask_codec.plan(name, stage, table)
+            plans.append(mask_codec.plan(name, stage, table))
         else:
-            plan = model.plan(name, stage, table, starts[name], wordpiece, made)
-            if _names_data(config, "test"):
-                for direction in evaluation.directions(stage, plan.model):
-                    step = make_step(stage.evaluate, plan.model, wordpiece, direction.target)
-                    step.check(plan.model, direction.given)
-        plans.append(plan)
+            base = last.model if last else None
+            if name in starts:
+                base = starts[name].checkpoint.config
+            last = model.plan(name, stage, table, base, wordpiece, made)
+            plans.append(last)
+    if last and _names_data(config, "test"):
+        evaluation.prepare(last.name, last.config, "test", last.model, wordpiece, last.channels)
     workdir_lib.create(workdir, config)
     if wordpiece is not None:
         wordpiece.save(workdir.wordpiece)
     say(f"workdir {workdir.path}")
+    earlier = ""
     for plan in plans:
         if workdir.model(plan.name).exists():
             say(f"{plan.name}: trained already")
         elif isinstance(plan, model.Plan):
-            plan.run(workdir, starts[plan.name])
+            start = starts.get(plan.name)
+            if start is None and earlier:
+                start = weights.open_result(workdir.model(earlier))
+            plan.run(workdir, configs, start)
         else:
             plan.run(workdir)
+        if isinstance(plan, model.Plan):
+            earlier = plan.name
+
+
+def _check_modalities(configs: Mapping[str, ConfigDict], table: Mapping[str, Modality]) -> None:
+    """Raises UserError if a source is asked for a modality that there is not.
+
+    One that a stage does not use is another stage's, and no mistake.
+    """
+    for name, config in configs.items():
+        for part in ("train", "validation", "test"):
+            for key, spec in config.data[part].items():
+                for modality in spec.modalities:
+                    try:
+                        modality_table.lookup(modality, table)
+                    except UserError as error:
+                        where = f"{name}: data.{part}.{key}.modalities"
+                        raise UserError(f"{where}: {error}") from error
 
 
 def _names_data(config: ConfigDict, part: str) -> bool:
@@ -101,7 +126,7 @@ def _wordpiece(
     config: ConfigDict,
     configs: Mapping[str, ConfigDict],
     table: Mapping[str, Modality],
-    starts: Mapping[str, weights.Start | None],
+    starts: Mapping[str, weights.Start],
     workdir: Workdir,
 ) -> WordPiece | None:
     """The run's tokenizer of texts, if it has any: named, of the weights, or trained on them."""
@@ -114,9 +139,7 @@ def _wordpiece(
         name: [m for m in model.named(stage, table) if m.content in (TEXT, BOXES)]
         for name, stage in models.items()
     }
-    for name in models:
-        if (start := starts[name]) is None:
-            continue
+    for name, start in starts.items():
         if start.checkpoint.tokenizer is not None:
             return WordPiece.load(start.checkpoint.tokenizer)
         if model.has_texts(start.checkpoint.config.modalities):
@@ -192,7 +215,7 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
     (folder / "settings.json").unlink(missing_ok=True)  # it comes back when all is written
     of_run = trained.load_stage(config, workdir, name)
     model.check_kernels(of_run.config, of_run.model.config)
-    table = evaluation.evaluate(of_run, name, config, part, folder)
+    table = evaluation.evaluate(of_run, name, part, folder)
     if part == "test":
         write_whole(
             folder / "settings.json", (json.dumps(_asked(config), indent=2) + "\n").encode()
@@ -209,10 +232,7 @@ def export(config: ConfigDict, workdir: Workdir) -> dict:
         say(f"exported already: {workdir.fourm}")
         return {"fourm": str(workdir.fourm)}
     folder = workdir.model(name)
-    checkpoint = formats.open_any_model(folder) if model_folder.has_params(folder) else None
-    if model_folder.has_adapter(folder):
-        checkpoint = weights.open_result(folder).checkpoint
-    assert checkpoint is not None
+    checkpoint = weights.open_result(folder).checkpoint
     try:
         fourm.write_folder(checkpoint, workdir.fourm, overwrite=True)
     except UserError as error:

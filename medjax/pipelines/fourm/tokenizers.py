@@ -119,6 +119,8 @@ def plan(name: str, config: ConfigDict, table: Mapping[str, Modality]) -> Plan:
     abstract = nnx.eval_shape(lambda: ImageTokenizer(tokenizer, rngs=nnx.Rngs(0)))
     shapes = {key: tuple(x.shape) for key, x in params.flatten(abstract).items()}
     fit.check_optimizer(name, config, steps, shapes)
+    if config.init:
+        raise UserError(f"{name}: init is set, and a tokenizer begins from scratch; leave it out")
     if config.lora.rank:
         raise UserError(f"{name}: lora.rank is set, and a tokenizer has no adapters; set it to 0")
     mesh = fit.make_mesh(config)

@@ -25,7 +25,7 @@ from medjax.modalities.transforms import SampleTransform
 from medjax.models.fourm import FourM
 from medjax.models.tokenizers import ImageTokenizer
 from medjax.pipelines import fit, weights
-from medjax.pipelines.fourm import tokenizers
+from medjax.pipelines.fourm import makers, tokenizers
 from medjax.pipelines.fourm.model import has_texts
 from medjax.pipelines.fourm.steps import make_step
 from medjax.scaling import precision
@@ -210,13 +210,13 @@ def load_stage(config: ConfigDict, workdir: Workdir, stage: str | None = None) -
     if stage not in models:
         raise UserError(f"{workdir.path} has no 4M stage {stage!r}; it has {', '.join(models)}")
     own = configs[stage]
-    makers = {
-        name: workdir.model(who) if who in configs else pathlib.Path(who).expanduser()
-        for name, who in own.tokenizers.items()
+    folders = {
+        name: makers.folder_of(who, configs, workdir) for name, who in own.tokenizers.items()
     }
-    for name, folder in (*makers.items(), (stage, workdir.model(stage))):
+    for name, folder in (*folders.items(), (stage, workdir.model(stage))):
         if not folder.exists():
             raise UserError(f"{workdir.path}: {name} is not trained yet; run medjax.train")
+    makers.check(workdir.stage(stage), folders)
     mesh = fit.own_mesh(own)
     model = weights.load_result(workdir.model(stage), precision.resolve(own.dtype), mesh)
     model.eval()
@@ -224,6 +224,6 @@ def load_stage(config: ConfigDict, workdir: Workdir, stage: str | None = None) -
     return Trained(
         own,
         model,
-        {name: tokenizers.load(folder, mesh) for name, folder in makers.items()},
+        {name: tokenizers.load(folder, mesh) for name, folder in folders.items()},
         WordPiece.load(workdir.wordpiece) if texts else None,
     )

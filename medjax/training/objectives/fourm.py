@@ -11,7 +11,13 @@ from medjax_kernels.masking import DecoderTokens, Masked, MaskingScheme, masking
 
 from medjax.modalities.table import Modality
 from medjax.models.fourm import FourM, FourMConfig
-from medjax.models.fourm.losses import ModalityLosses, by_modality
+from medjax.models.fourm.losses import (
+    ModalityLosses,
+    by_modality,
+    logit_mean,
+    modality_mean,
+    token_mean,
+)
 from medjax.models.tokenizers import ImageTokenizer
 from medjax.training.objective import Batch, Figures, Plain, Sums
 
@@ -65,6 +71,7 @@ class Masking(Plain):
         self._graphdefs = {name: graphdef for name, (graphdef, _) in split.items()}
         self.arrays = {name: state for name, (_, state) in split.items()}
         self._targets = [config.index(name) for name in config.targets]
+        self._sizes = [config.modality(name).vocab_size or 0 for name in config.targets]
 
     def prepare(
         self, arrays: Any, batch: Batch, key: Key[Array, ""], parts: int, source: str
@@ -122,10 +129,17 @@ class Masking(Plain):
             present = (counts > 0).sum(dtype=jnp.float32)
             each = 1.0 / (jnp.maximum(counts, 1.0) * jnp.maximum(present, 1.0))
         else:
-            sizes = [self._config.modality(name).vocab_size for name in self._config.targets]
-            logits = jnp.array(sizes, jnp.float32)
+            logits = jnp.array(self._sizes, jnp.float32)
             each = logits / jnp.maximum((counts * logits).sum(), 1.0)
         return jnp.where(mine, each, 0.0).sum(-1)
+
+    def _mean(self, losses: ModalityLosses) -> Float[Array, ""]:
+        """The loss of what was summed: the same as the weights of `prepare` give."""
+        if self._weighting == "token":
+            return token_mean(losses)
+        if self._weighting == "modality":
+            return modality_mean(losses)
+        return logit_mean(losses, self._sizes)
 
     def sums(self, model: FourM, part: Batch, shared: Any, index: Any) -> Sums:
         """part: as `prepare` gives it."""
@@ -143,13 +157,14 @@ class Masking(Plain):
     def figures(self, total: Sums) -> Figures:
         """Loss, share of tokens that were the most probable, and the loss of each target.
 
-        What a modality has no token of is NaN.
+        The loss is that of all tokens together, however many batches they came in. What a modality
+        has no token of is NaN.
         """
         losses, correct = total.more
         there = jnp.where(losses.tokens > 0, losses.tokens, jnp.nan)
         mean = losses.loss / there
         return {
-            "loss": total.loss / jnp.maximum(total.divisor, 1e-6),
+            "loss": self._mean(losses),
             "accuracy": correct.sum() / jnp.maximum(losses.tokens.sum(), 1.0),
             **{f"loss/{name}": mean[i] for i, name in enumerate(self._config.targets)},
             "tokens": losses.tokens.sum(),
