@@ -26,7 +26,8 @@ def open_samples(
     """Opens a dataset by its name, or a JSON-lines file by its path.
 
     Args:
-      name_or_path: one of `DATASETS`, or a path that ends in .jsonl.
+      name_or_path: one of `DATASETS`, also with its split as in "mni152/train", or a path that ends
+        in .jsonl.
       split: of a named dataset; a file is a split of its own.
       names: of the values that are to be read; every sample must have them all.
       modalities: which the values become; they say how a file's values are written, and what they
@@ -45,6 +46,9 @@ def open_samples(
     if not names:
         raise UserError(f"No value of {name_or_path} is asked for: name some.")
     limits = limits_of(names, tuple(modalities), channels or {})
+    dataset, _, its_split = str(name_or_path).partition("/")
+    if dataset in DATASETS and its_split and not split:
+        name_or_path, split = dataset, its_split
     if name_or_path == "mni152":
         # Imported here: TFDS takes a second, and one's own data needs none of it.
         from medjax.data.samples.mni152 import Mni152Samples

@@ -70,12 +70,16 @@ class Plan:
 
     def _report(self, codec: MaskCodec, workdir: Workdir) -> None:
         part, sources = data.told_of(self.train, self.validation, self.test)
-        rows, labels, names = [], [], []
-        for source in sources.values():
-            for sample in data.evenly(source.samples, self.config.evaluate.examples):
-                rows.append(source.transform(sample)[self.modality.name])
-                labels.append(sample.extra[CLASS])
-                names.append(sample.extra[CLASS_NAME])
+        shown = [
+            (source, sample)
+            for source in sources.values()
+            for sample in data.evenly(source.samples, self.config.evaluate.examples)
+        ]
+        # Class by class, so that the picture, which takes them evenly, has some of each.
+        shown.sort(key=lambda pair: pair[1].extra[CLASS])
+        rows = [source.transform(sample)[self.modality.name] for source, sample in shown]
+        labels = [sample.extra[CLASS] for _, sample in shown]
+        names = [sample.extra[CLASS_NAME] for _, sample in shown]
         size = self.config.evaluate.batch_size
         found = reconstruction.measure_masks(codec, rows, size, labels, names)
         folder = workdir.stage(self.name)
