@@ -69,7 +69,7 @@ def _open(
     """Each source's samples, its keys in the config, and which modalities it is asked for."""
     opened = {}
     for key, spec in config.data[part].items():
-        chosen = tuple(m for m in modalities if not spec.modalities or m.name in spec.modalities)
+        chosen = _chosen(spec, modalities)
         if not spec.source or not chosen:  # a place that a recipe keeps for one's own data
             continue
         where = f"{name}: data.{part}.{key}"
@@ -135,13 +135,30 @@ def evenly(samples: SampleSource, most: int) -> list[Sample]:
     return [samples[i * len(samples) // count] for i in range(count)]
 
 
-def lacking(name: str, config: ConfigDict, what: str) -> UserError:
-    """That a stage has nothing to train on."""
-    keys = " or ".join(f"data.train.{key}.source" for key in config.data.train)
+def has_data(config: ConfigDict, part: str, modalities: Sequence[Modality]) -> bool:
+    """Whether a part names a source with some of these modalities."""
+    return any(spec.source and _chosen(spec, modalities) for spec in config.data[part].values())
+
+
+def lacking(
+    name: str, config: ConfigDict, what: str, modalities: Sequence[Modality] = ()
+) -> UserError:
+    """That a stage has nothing to train on; `modalities`: which a source must have some of."""
+    sources = [
+        key
+        for key, spec in config.data.train.items()
+        if not modalities or _chosen(spec, modalities)
+    ]
+    keys = " or ".join(f"data.train.{key}.source" for key in sources)
     return UserError(
         f"{name}: there is no data with {what} to train on; set "
         f"{keys or 'data.train in the recipe'} to a dataset's name or a JSON-lines file"
     )
+
+
+def _chosen(spec: ConfigDict, modalities: Sequence[Modality]) -> tuple[Modality, ...]:
+    """Those that a source has."""
+    return tuple(m for m in modalities if not spec.modalities or m.name in spec.modalities)
 
 
 def values(name: str, config: ConfigDict, part: str, modality: Modality) -> Iterator[Any]:

@@ -122,8 +122,13 @@ def _wordpiece(
                 f"{name}: {start.origin.path} brings no WordPiece file; set wordpiece to the file "
                 "that it was trained with"
             )
-    if not any(texts.values()):
+    texts = {name: modalities for name, modalities in texts.items() if modalities}
+    if not texts:
         return None
+    if not any(data.has_data(models[name], "train", of) for name, of in texts.items()):
+        name, modalities = next(iter(texts.items()))
+        what = ", ".join(modality.value for modality in modalities)
+        raise data.lacking(name, models[name], what, modalities)
     with tempfile.TemporaryDirectory() as folder:
         return train_wordpiece(
             _texts(models, texts),
