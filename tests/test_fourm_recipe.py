@@ -94,7 +94,11 @@ def test_every_official_size(recipe, name):
 @pytest.mark.parametrize(
     ("arg", "values", "message"),
     [
-        ("", {}, "no data with report, findings .* set data.train.own.source or data.train.texts"),
+        (
+            "",
+            {},
+            "no texts .* set data.train.own.source or data.train.texts.source .* report or findings",
+        ),
         (
             "",
             {"data.train.texts.source": "texts.jsonl"},

@@ -135,30 +135,16 @@ def evenly(samples: SampleSource, most: int) -> list[Sample]:
     return [samples[i * len(samples) // count] for i in range(count)]
 
 
-def has_data(config: ConfigDict, part: str, modalities: Sequence[Modality]) -> bool:
-    """Whether a part names a source with some of these modalities."""
-    return any(spec.source and _chosen(spec, modalities) for spec in config.data[part].values())
-
-
-def lacking(
-    name: str, config: ConfigDict, what: str, modalities: Sequence[Modality] = ()
-) -> UserError:
-    """That a stage has nothing to train on; `modalities`: which a source must have some of."""
-    sources = [
-        key
-        for key, spec in config.data.train.items()
-        if not modalities or _chosen(spec, modalities)
-    ]
-    keys = " or ".join(f"data.train.{key}.source" for key in sources)
+def lacking(name: str, config: ConfigDict, what: str) -> UserError:
+    """That a stage has nothing to train on."""
+    wanted = {config.modality} if config.modality else {*config.inputs, *config.targets}
+    train = config.data.train.items()
+    fitting = [key for key, s in train if not s.modalities or wanted & {*s.modalities}]
+    keys = " or ".join(f"data.train.{key}.source" for key in fitting)
     return UserError(
         f"{name}: there is no data with {what} to train on; set "
         f"{keys or 'data.train in the recipe'} to a dataset's name or a JSON-lines file"
     )
-
-
-def _chosen(spec: ConfigDict, modalities: Sequence[Modality]) -> tuple[Modality, ...]:
-    """Those that a source has."""
-    return tuple(m for m in modalities if not spec.modalities or m.name in spec.modalities)
 
 
 def values(name: str, config: ConfigDict, part: str, modality: Modality) -> Iterator[Any]:
@@ -170,3 +156,17 @@ def values(name: str, config: ConfigDict, part: str, modality: Modality) -> Iter
     for samples, _, _ in _open(name, config, part, (modality,), None).values():
         for index in range(len(samples)):
             yield samples[index].value(modality.value)
+
+
+def places(config: ConfigDict, part: str, modalities: Sequence[Modality]) -> dict[str, str]:
+    """The sources of a part that may have some of these modalities; "" where a path lacks."""
+    return {
+        f"data.{part}.{key}.source": spec.source
+        for key, spec in config.data[part].items()
+        if _chosen(spec, modalities)
+    }
+
+
+def _chosen(spec: ConfigDict, modalities: Sequence[Modality]) -> tuple[Modality, ...]:
+    """Those that a source is asked for."""
+    return tuple(m for m in modalities if not spec.modalities or m.name in spec.modalities)

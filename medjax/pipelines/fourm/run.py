@@ -125,10 +125,15 @@ def _wordpiece(
     texts = {name: modalities for name, modalities in texts.items() if modalities}
     if not texts:
         return None
-    if not any(data.has_data(models[name], "train", of) for name, of in texts.items()):
-        name, modalities = next(iter(texts.items()))
-        what = ", ".join(modality.value for modality in modalities)
-        raise data.lacking(name, models[name], what, modalities)
+    places: dict[str, str] = {}
+    for name, modalities in texts.items():
+        places |= data.places(models[name], "train", modalities)
+    if not any(places.values()):
+        what = dict.fromkeys(modality.value for of in texts.values() for modality in of)
+        raise UserError(
+            f"there are no texts to learn words from; set {' or '.join(places) or 'data.train'} to "
+            f"data with {' or '.join(what)}, or wordpiece to a tokenizer's file"
+        )
     with tempfile.TemporaryDirectory() as folder:
         return train_wordpiece(
             _texts(models, texts),

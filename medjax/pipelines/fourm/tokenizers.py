@@ -124,7 +124,7 @@ def plan(name: str, config: ConfigDict, table: Mapping[str, Modality]) -> Plan:
         for part in ("train", "validation", "test")
     )
     if not train:
-        raise data.lacking(name, config, modality.value, (modality,))
+        raise data.lacking(name, config, modality.value)
     _objective(config, modality, tokenizer)
     steps = fit.steps_of(config, sum(len(source.samples) for source in train.values()))
     abstract = nnx.eval_shape(lambda: ImageTokenizer(tokenizer, rngs=nnx.Rngs(0)))
