@@ -88,6 +88,8 @@ def _prepared(config: ConfigDict, match: re.Match[str]) -> list[str]:
             return []
     if isinstance(_get(config, name), tuple) and not value.startswith(("(", "[", "'", '"')):
         parts = tuple(part.strip() for part in value.split(",") if part.strip())
+        if parts and all(part.isdecimal() for part in parts):
+            parts = tuple(map(int, parts))
         return [f"--config.{name}={parts!r}"]
     return [match[0]]
 

@@ -69,7 +69,7 @@ def _open(
     """Each source's samples, its keys in the config, and which modalities it is asked for."""
     opened = {}
     for key, spec in config.data[part].items():
-        chosen = tuple(m for m in modalities if not spec.modalities or m.name in spec.modalities)
+        chosen = _chosen(spec, modalities)
         if not spec.source or not chosen:  # a place that a recipe keeps for one's own data
             continue
         where = f"{name}: data.{part}.{key}"
@@ -150,7 +150,10 @@ def told_of(
 
 def lacking(name: str, config: ConfigDict, what: str) -> UserError:
     """That a stage has nothing to train on."""
-    keys = " or ".join(f"data.train.{key}.source" for key in config.data.train)
+    wanted = {config.modality} if config.modality else {*config.inputs, *config.targets}
+    train = config.data.train.items()
+    fitting = [key for key, s in train if not s.modalities or wanted & {*s.modalities}]
+    keys = " or ".join(f"data.train.{key}.source" for key in fitting)
     return UserError(
         f"{name}: there is no data with {what} to train on; set "
         f"{keys or 'data.train in the recipe'} to a dataset's name or a JSON-lines file"
@@ -166,3 +169,17 @@ def values(name: str, config: ConfigDict, part: str, modality: Modality) -> Iter
     for samples, _, _ in _open(name, config, part, (modality,), None).values():
         for index in range(len(samples)):
             yield samples[index].value(modality.value)
+
+
+def places(config: ConfigDict, part: str, modalities: Sequence[Modality]) -> dict[str, str]:
+    """The sources of a part that may have some of these modalities; "" where a path lacks."""
+    return {
+        f"data.{part}.{key}.source": spec.source
+        for key, spec in config.data[part].items()
+        if _chosen(spec, modalities)
+    }
+
+
+def _chosen(spec: ConfigDict, modalities: Sequence[Modality]) -> tuple[Modality, ...]:
+    """Those that a source is asked for."""
+    return tuple(m for m in modalities if not spec.modalities or m.name in spec.modalities)

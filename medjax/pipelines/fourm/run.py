@@ -147,8 +147,18 @@ def _wordpiece(
                 f"{name}: {start.origin.path} brings no WordPiece file; set wordpiece to the file "
                 "that it was trained with"
             )
-    if not any(texts.values()):
+    texts = {name: modalities for name, modalities in texts.items() if modalities}
+    if not texts:
         return None
+    places: dict[str, str] = {}
+    for name, modalities in texts.items():
+        places |= data.places(models[name], "train", modalities)
+    if not any(places.values()):
+        what = dict.fromkeys(modality.value for of in texts.values() for modality in of)
+        raise UserError(
+            f"there are no texts to learn words from; set {' or '.join(places) or 'data.train'} to "
+            f"data with {' or '.join(what)}, or wordpiece to a tokenizer's file"
+        )
     with tempfile.TemporaryDirectory() as folder:
         return train_wordpiece(
             _texts(models, texts),
