@@ -135,11 +135,11 @@ def evenly(samples: SampleSource, most: int) -> list[Sample]:
     return [samples[i * len(samples) // count] for i in range(count)]
 
 
-def lacking(name: str, config: ConfigDict, what: str) -> UserError:
-    """That a stage has nothing to train on."""
+def lacking(name: str, config: ConfigDict, what: str = "") -> UserError:
+    """That a stage has nothing to train on, or nothing with certain values."""
     keys = " or ".join(f"data.train.{key}.source" for key in config.data.train)
     return UserError(
-        f"{name}: there is no data with {what} to train on; set "
+        f"{name}: there is no data {f'with {what} ' if what else ''}to train on; set "
         f"{keys or 'data.train in the recipe'} to a dataset's name or a JSON-lines file"
     )
 
