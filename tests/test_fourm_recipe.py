@@ -97,7 +97,8 @@ def test_every_official_size(recipe, name):
         (
             "",
             {},
-            "no texts .* set data.train.own.source or data.train.texts.source .* report or findings",
+            "no texts .* set data.train.own.source or data.train.texts.source .* report or "
+            "findings",
         ),
         (
             "",

@@ -31,8 +31,9 @@ def make_scheme(
       sentinels: ids of [S_0], [S_1], ...
 
     Raises:
-      UserError: alphas of a modality that the samples do not have, lists of the wrong length, or
-        budgets that the model or the samples have no room for.
+      UserError: alphas of a modality that the samples do not have, lists of the wrong length,
+        budgets that the model or the samples have no room for, or sentinels that a sequence's
+        vocabulary lacks.
     """
     chosen = [modality for modality in model.modalities if modality.name in names]
     for field in ("input_alphas", "target_alphas", "keep"):
@@ -40,6 +41,14 @@ def make_scheme(
             raise UserError(
                 f"{where}.{field}: {', '.join(unknown)} is none of the modalities of its samples, "
                 f"{', '.join(modality.name for modality in chosen)}"
+            )
+    for modality in chosen:
+        is_sequence = modality.kind in (SEQUENCE, SEQUENCE_TOKENS)
+        if is_sequence and sentinels and max(sentinels) >= (modality.vocab_size or 0):
+            raise UserError(
+                f"{where}: modality {modality.name!r} has a vocabulary of {modality.vocab_size}, "
+                f"but the sentinels, which take the place of masked tokens, go up to "
+                f"{max(sentinels)}; its vocab_size must be above that"
             )
     components = _components(where, spec, chosen)
 

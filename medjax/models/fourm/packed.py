@@ -3,9 +3,13 @@
 `medjax_kernels.masking` makes records with these fields, too; the model takes either.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from medjax.models.fourm.config import FourMConfig
 
 
 class EncoderInput(NamedTuple):
@@ -57,3 +61,15 @@ class Encoded(NamedTuple):
     hidden: Float[Array, "B S D"]
     context: Float[Array, "B S D"]
     valid: Bool[Array, "B S"]
+
+
+def all_features(
+    config: FourMConfig, features: Mapping[str, Float[Array, "B n I"]], batch: int
+) -> dict[str, Array]:
+    """Features of every modality that the model reads as such; of those that are absent, zeros.
+
+    The model wants them also where no token is of theirs, so that none is forgotten by mistake.
+    """
+    read = [config.modality(name) for name in config.inputs]
+    absent = [m for m in read if not m.has_ids and m.name not in features]
+    return {**features, **{m.name: jnp.zeros((batch, 1, m.features)) for m in absent}}

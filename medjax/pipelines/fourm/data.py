@@ -148,14 +148,14 @@ def told_of(
     return next((part, sources) for part, sources in parts.items() if sources)
 
 
-def lacking(name: str, config: ConfigDict, what: str) -> UserError:
-    """That a stage has nothing to train on."""
+def lacking(name: str, config: ConfigDict, what: str = "") -> UserError:
+    """That a stage has nothing to train on, or nothing with certain values."""
     wanted = {config.modality} if config.modality else {*config.inputs, *config.targets}
     train = config.data.train.items()
     fitting = [key for key, s in train if not s.modalities or wanted & {*s.modalities}]
     keys = " or ".join(f"data.train.{key}.source" for key in fitting)
     return UserError(
-        f"{name}: there is no data with {what} to train on; set "
+        f"{name}: there is no data {f'with {what} ' if what else ''}to train on; set "
         f"{keys or 'data.train in the recipe'} to a dataset's name or a JSON-lines file"
     )
 

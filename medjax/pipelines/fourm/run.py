@@ -51,7 +51,7 @@ def _train(config: ConfigDict, workdir: Workdir) -> None:
         name: config_lib.stage_config(config, name) for name in config_lib.stage_names(config)
     }
     table = modality_table.with_entries(config.modalities.to_dict())
-    _check_modalities(configs, table)
+    _check_data(configs, table)
     starts = {
         name: model.open_init(name, stage.init, table)
         for name, stage in configs.items()
@@ -95,12 +95,14 @@ def _train(config: ConfigDict, workdir: Workdir) -> None:
             earlier = plan.name
 
 
-def _check_modalities(configs: Mapping[str, ConfigDict], table: Mapping[str, Modality]) -> None:
-    """Raises UserError if a source is asked for a modality that there is not.
+def _check_data(configs: Mapping[str, ConfigDict], table: Mapping[str, Modality]) -> None:
+    """Raises UserError if a stage has no data, or asks a source for a modality that there is not.
 
     One that a stage does not use is another stage's, and no mistake.
     """
     for name, config in configs.items():
+        if not _names_data(config, "train"):
+            raise data.lacking(name, config)
         for part in ("train", "validation", "test"):
             for key, spec in config.data[part].items():
                 for modality in spec.modalities:

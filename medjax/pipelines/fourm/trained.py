@@ -23,6 +23,7 @@ from medjax.modalities.boxes import parse_boxes
 from medjax.modalities.table import BOXES, LABELS, TEXT
 from medjax.modalities.transforms import SampleTransform
 from medjax.models.fourm import FourM
+from medjax.models.fourm.packed import all_features
 from medjax.models.tokenizers import ImageTokenizer
 from medjax.pipelines import fit, weights
 from medjax.pipelines.fourm import makers, tokenizers
@@ -181,7 +182,7 @@ def _mean_hidden(graphdef):
         del name  # one program a modality
         model = nnx.merge(graphdef, state)
         model.eval()
-        encoded = model.encode(inputs, features)
+        encoded = model.encode(inputs, all_features(model.config, features, len(inputs.tokens)))
         registers = encoded.hidden.shape[1] - inputs.valid.shape[1]
         hidden, valid = encoded.hidden[:, registers:], inputs.valid[..., None]
         return jnp.where(valid, hidden, 0.0).sum(1) / jnp.maximum(valid.sum(1), 1)

@@ -18,6 +18,7 @@ from medjax.models.fourm.losses import (
     modality_mean,
     token_mean,
 )
+from medjax.models.fourm.packed import all_features
 from medjax.models.tokenizers import ImageTokenizer
 from medjax.training.objective import Batch, Figures, Plain, Sums
 
@@ -108,7 +109,8 @@ class Masking(Plain):
         weights = self._weights(masked.decoder)
         share = jnp.full(rows, 1.0 / rows)  # of the divisor, which is 1 for the whole batch
         return {
-            "encoder": masked.encoder, "decoder": masked.decoder, "features": features,
+            "encoder": masked.encoder, "decoder": masked.decoder,
+            "features": all_features(self._config, features, rows),
             "weights": weights, "share": share,
         }, ()  # fmt: skip
 

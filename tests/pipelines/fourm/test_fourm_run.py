@@ -1,0 +1,176 @@
+"""Whole runs of 4M: from files to tokenizers, the model, its scores and an export."""
+
+import json
+import shutil
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from medjax import pipelines
+from medjax.checkpoints import fourm, model_folder
+from medjax.data.wordpiece import WordPiece
+from medjax.errors import UserError
+from medjax.modalities import table
+from medjax.pipelines import weights
+from medjax.workdir import Workdir, read_config
+
+
+def lines(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_model_learns(fourm_run):
+    for stage in ("scan_tokenizer", "organ_tokenizer", "fourm"):
+        losses = [
+            row["loss"] for row in lines(fourm_run / stage / "metrics.jsonl") if "loss" in row
+        ]
+        assert losses[-1] < losses[0], stage
+
+
+def test_results_are_of_all_test_samples_in_every_direction(fourm_run):
+    results = json.loads((fourm_run / "evaluation" / "results.json").read_text())
+    said = (fourm_run / "evaluation" / "results.md").read_text()
+    assert {name: list(scores) for name, scores in results["tasks"].items()} == {
+        "scan -> tok_organ": ["dice", "dice/organ"],
+        "tok_scan,caption -> det": ["iou"],
+    }
+    for name, scores in results["tasks"].items():
+        assert name in said
+        for score in scores.values():
+            assert (score["samples"], score["patients"]) == (5, 3)
+
+
+def test_an_adapter_lies_beside_the_base_that_the_stage_before_it_trained(fourm_run):
+    folder, before = fourm_run / "adapted" / "model", fourm_run / "fourm" / "model"
+    base, trained = (load_file(path / "params.safetensors") for path in (folder, before))
+    assert base.keys() == trained.keys()
+    for name, array in trained.items():
+        np.testing.assert_array_equal(base[name], array, err_msg=name)
+    adapter = load_file(folder / "lora.safetensors")
+    assert max(np.abs(x).max() for name, x in adapter.items() if name.endswith("lora_b")) > 1e-3
+
+
+def test_the_export_is_the_merged_model(fourm_run):
+    config = read_config(fourm_run)
+    # config.json of the official format has no room for a text's vocabulary or one's own sizes.
+    written = fourm.open_folder(
+        fourm_run / "ml-4m", modalities=table.with_entries(config.modalities.to_dict())
+    )
+    trained = weights.open_result(fourm_run / "adapted" / "model").checkpoint
+    assert written.config == trained.config
+    assert written.config.modality("caption").vocab_size == (
+        WordPiece.load(fourm_run / "wordpiece.json").vocab_size
+    )
+    base = model_folder.open_model(fourm_run / "adapted" / "model")
+    moved = 0
+    for name, array in trained.arrays.items():
+        merged = array.read()
+        np.testing.assert_array_equal(written.arrays[name].read(), merged, err_msg=name)
+        moved += not np.array_equal(base.arrays[name].read(), merged)
+    assert moved == 2 * 7 + 4  # kernels of attention and MLP, and of attention across
+    assert written.tokenizer is not None
+    assert written.tokenizer.read_bytes() == (fourm_run / "wordpiece.json").read_bytes()
+
+
+def test_what_is_kept_is_the_average(fourm_run):
+    state = ocp.StandardCheckpointer().restore(fourm_run / "fourm" / "checkpoints" / "6" / "state")
+    kept = load_file(fourm_run / "fourm" / "model" / "params.safetensors")
+    assert kept.keys() == state["average"].keys()
+    for name, array in kept.items():
+        np.testing.assert_array_equal(array, state["average"][name], err_msg=name)
+        assert not np.array_equal(array, state["params"][name]), name
+
+
+def test_a_finished_run_is_told_of_at_once(fourm_run, fourm_arguments, command):
+    def snapshot():
+        return {p: p.stat().st_mtime_ns for p in fourm_run.rglob("*") if p.is_file()}
+
+    before = snapshot()
+    done = command("train", *fourm_arguments, f"--workdir={fourm_run}", "--json")
+    assert done.code == 0, done.err
+    for word in ("trained already", "evaluated already", "exported already"):
+        assert word in done.err
+    outcome = json.loads(done.out)
+    assert outcome["results"] == json.loads((fourm_run / "evaluation/results.json").read_text())
+    assert outcome["export"] == {"fourm": str(fourm_run / "ml-4m")}
+    assert outcome["reconstructions"].keys() == {"scan_tokenizer", "organ_tokenizer"}
+    assert {path.name for path, when in snapshot().items() if before.get(path) != when} <= {
+        "config.json"
+    }
+
+
+def test_another_part_may_be_asked_for(fourm_run, command):
+    before = (fourm_run / "evaluation" / "results.json").read_bytes()
+    done = command(
+        "evaluate", f"--workdir={fourm_run}", "--part=validation", "--json",
+        "--config.evaluate.directions=scan -> tok_organ",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    folder = fourm_run / "evaluation_validation"
+    found = json.loads((folder / "results.json").read_text())
+    assert found == json.loads(done.out)
+    assert list(found["tasks"]) == ["scan -> tok_organ"]
+    assert found["tasks"]["scan -> tok_organ"]["dice"]["samples"] == 6
+    assert (fourm_run / "evaluation" / "results.json").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def begins_with(fourm_run, tmp_path_factory, fourm_arguments, changed):
+    """Copies of a finished run's export and tokenizers, and a run of adapters upon them."""
+    folder = tmp_path_factory.mktemp("begun with")
+    shutil.copytree(fourm_run / "ml-4m", folder / "ml-4m")
+    makers = {}
+    for modality in ("scan", "organ"):
+        makers[f"tok_{modality}"] = str(folder / modality)
+        shutil.copytree(fourm_run / f"{modality}_tokenizer" / "model", folder / modality)
+    recipe, data = fourm_arguments[0].split(":")
+    (folder / "recipe.py").write_text(
+        "import importlib.util\n"
+        f"spec = importlib.util.spec_from_file_location('whole', {recipe.split('=')[1]!r})\n"
+        "whole = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(whole)\n"
+        "def get_config(data):\n"
+        "    c = whole.get_config(data)\n"
+        "    changes = c.stages.adapted\n"
+        "    c.stage_order = ()\n"
+        "    c.stages = whole.ConfigDict({'adapted': changes})\n"
+        f"    c.tokenizers = whole.ConfigDict({makers!r})\n"
+        f"    changes.init = {str(folder / 'ml-4m')!r}\n"
+        "    return c\n"
+    )
+    arguments = [f"--config={folder / 'recipe.py'}:{data}"]
+    return folder, changed(arguments, {"evaluate.directions": "scan -> code"})
+
+
+def test_a_run_may_begin_with_an_export(begins_with, tmp_path, train, stopped):
+    """And goes on with these weights and tokenizers alone."""
+    folder, arguments = begins_with
+    run = tmp_path / "run"
+    assert "stopped at step 4" in stopped(arguments, run, "adapted", 4)
+    swaps = {"scan": "quantizer/codes", "ml-4m": "encoder_norm.weight"}
+    for name, changes in swaps.items():
+        file = folder / name / "model.safetensors"
+        kept = file.read_bytes()
+        arrays = load_file(file)
+        arrays[changes] = arrays[changes] + 1
+        save_file(arrays, file)
+        with pytest.raises(UserError, match=rf"(trained beside|the tokenizer) {folder / name} "):
+            train(arguments, run)
+        file.write_bytes(kept)
+    outcome = train(arguments, run)
+    assert (run / "wordpiece.json").read_bytes() == (folder / "ml-4m/wordpiece.json").read_bytes()
+    # The weights are named and not copied.
+    assert not model_folder.has_params(run / "adapted" / "model")
+    adapter = json.loads((run / "adapted" / "model" / "lora.json").read_text())
+    assert adapter["base"]["path"] == str(folder / "ml-4m")
+    merged = fourm.open_folder(
+        outcome["export"]["fourm"],
+        modalities=table.with_entries(read_config(run).modalities.to_dict()),
+    )
+    assert merged.tokenizer is not None
+
+    shutil.copytree(folder / "organ", folder / "scan", dirs_exist_ok=True)
+    with pytest.raises(UserError, match=r"tokens of tok_scan that the tokenizer .* made"):
+        pipelines.evaluate(read_config(run), Workdir(run))
