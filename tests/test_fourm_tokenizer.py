@@ -172,6 +172,13 @@ def test_every_variant_can_be_trained(what, data):
     assert isinstance(plan.tokenizer.quantizer, FSQConfig) == ("fsq" in what)
 
 
+def test_a_tokenizer_starts_from_scratch(data):
+    recipe, *overrides = arguments("mask", data, init="weights.npz")
+    config = config_lib.load(recipe.removeprefix("--config="), overrides)
+    with pytest.raises(UserError, match="train: init is set, but tokenizers are trained from"):
+        tokenizers.plan("train", config, with_entries(config.modalities.to_dict()))
+
+
 def test_what_the_recipe_does_not_know():
     with pytest.raises(UserError, match="'masks' is none of image, mask, mask_codec"):
         config_lib.load(f"{RECIPE}:masks")
