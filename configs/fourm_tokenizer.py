@@ -94,7 +94,9 @@ def get_config(arg="image"):
     c.batch_size = 16
     # (For passes over the data set epochs, and steps to 0.)
     c.steps = 1000
-    c.optimizer = ConfigDict(dict(learning_rate=2e-3, schedule="cosine", warmup_steps=50))
+    c.optimizer = ConfigDict(dict(schedule="cosine", warmup_steps=50))
+    # Less (1e-4) where it starts from weights.
+    c.optimizer.learning_rate = 1e-3 if what == "mask_codec" else 2e-3
     c.log_every = 100
     c.eval_every = 250
     c.checkpoint_every = 250

@@ -4,7 +4,8 @@ config.json            the config, complete
 tokenizer.model        of all stages; of 4M wordpiece.json
 <stage>/checkpoints/   orbax, one folder a step
 <stage>/metrics.jsonl  and TensorBoard events
-<stage>/model/         the stage's result, a model folder
+<stage>/model/         the stage's result, a model folder; of a mask codec mask_codec.npz
+<stage>/reconstruction.{json,png}    of what makes tokens: how well it gives back what it is given
 evaluation/            results.json, results.md, predictions.{jsonl,html,png}, settings.json
 huggingface/           the last stage's result, merged; of 4M ml-4m/
 export.json            how it was exported, to which files, and how far its logits differ

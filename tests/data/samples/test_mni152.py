@@ -24,11 +24,9 @@ MODALITIES = (
 NAMES = ("t1", "tissue", "caption", "det")
 
 
-def _open(names=NAMES, split="test"):
+def _open(names=NAMES, split="test", name="mni152"):
     data_dir = os.environ["MEDJAX_DATA"]
-    return open_samples(
-        "mni152", split=split, names=names, modalities=MODALITIES, data_dir=data_dir
-    )
+    return open_samples(name, split=split, names=names, modalities=MODALITIES, data_dir=data_dir)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +93,12 @@ def test_only_some_values_in_another_process(samples):
     assert isinstance(copy[0].value("det")[0], Box)
     with pytest.raises(IndexError):
         samples[len(samples)]
+
+
+def test_a_split_may_be_said_with_the_name(samples):
+    found = _open(name="mni152/test", split="")
+    assert [found[i].id for i in (0, len(found) - 1)] == [samples[i].id for i in (0, -1)]
+    assert len(found) == len(samples)
 
 
 def test_what_there_is_not():
