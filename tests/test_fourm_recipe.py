@@ -95,7 +95,12 @@ def test_every_official_size(recipe, name):
 @pytest.mark.parametrize(
     ("arg", "values", "message"),
     [
-        ("", {}, "no texts .* set data.train.own.source or data.train.texts.source to data with"),
+        (
+            "",
+            {},
+            "no texts .* set data.train.own.source or data.train.texts.source .* report or "
+            "findings",
+        ),
         (
             "",
             {"data.train.texts.source": "texts.jsonl"},
