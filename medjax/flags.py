@@ -94,7 +94,7 @@ def check(args: argparse.Namespace, family: str) -> None:
     others = [flag for other, own in _ONLY.items() if other != family for flag in own]
     if idle := [f"--{flag}" for flag in others if getattr(args, flag) is not None]:
         raise UserError(
-            f"{args.workdir} is a run of {family}, to which {', '.join(idle)} says nothing; it is "
+            f"{args.workdir} is a run of {family}, which does not know {', '.join(idle)}; it is "
             f"asked with {needed}, see --help"
         )
     if any(getattr(args, flag) is None for flag in _NEEDED[family]):

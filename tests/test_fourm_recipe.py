@@ -9,17 +9,18 @@ from PIL import Image
 
 from medjax import config as config_lib
 from medjax import pipelines
-from medjax.checkpoints import model_folder
 from medjax.errors import UserError
 from medjax.modalities.table import with_entries
 from medjax.models.fourm import variant
 from medjax.models.fourm.variants import VARIANTS
-from medjax.pipelines.fourm import trained
+from medjax.pipelines import fit
+from medjax.pipelines.fourm import model, trained
 from medjax.pipelines.fourm.make import make
 
 TINY = dict(
     width=16, encoder_depth=1, decoder_depth=1, num_heads=2, gated=True, activation="silu"
 )  # fmt: skip
+LOSSES = {f"loss/{name}" for name in ("tok_image", "tok_mask", "report", "findings")}
 STEPS = {"optimizer.warmup_steps": 1, "steps": 4, "eval_every": 0}
 
 
@@ -84,11 +85,11 @@ def test_every_official_size(recipe, name):
     config = config_lib.load(recipe if name is None else f"{recipe}:{name}")
     stage = config.stages.fourm
     table = with_entries(config.modalities.to_dict())
-    model = variant(stage.model, stage.inputs, stage.targets, modalities=table)
+    sizes = variant(stage.model, stage.inputs, stage.targets, modalities=table)
     expected = name or "fm_tiny_6e_6d_swiglu_nobias"
-    assert f"_{model.encoder_depth}e_{model.decoder_depth}d_" in expected
-    assert model.width == VARIANTS[expected]["width"]
-    assert model.modality("tok_image").value == model.modality("image").value == "image"
+    assert f"_{sizes.encoder_depth}e_{sizes.decoder_depth}d_" in expected
+    assert sizes.width == VARIANTS[expected]["width"]
+    assert sizes.modality("tok_image").value == sizes.modality("image").value == "image"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_every_official_size(recipe, name):
             "image_tokenizer: .* with image .* set data.train.images.source or data.train.own",
         ),
         (":fm_huge", {"data.train.own.source": "own.jsonl"}, "'fm_huge' is none of fm_tiny"),
-        (":lora", {}, "model is not set; name a model, or weights as init"),
+        (":lora", {}, "init"),
     ],
 )
 def test_what_lacks_is_named(recipe, folder, tmp_path, monkeypatch, arg, values, message):
@@ -119,19 +120,28 @@ def test_what_lacks_is_named(recipe, folder, tmp_path, monkeypatch, arg, values,
 
 def test_a_run_on_two_sources(done, folder):
     lines = [json.loads(line) for line in (done / "fourm" / "metrics.jsonl").open()]
-    print(lines)
-    (sample,) = make(done, {"image": str(folder / "0.png")}, ["tok_mask", "findings"]).samples
+    texts = [line for line in lines if set(line) & LOSSES == {"loss/report"}]
+    both = [line for line in lines if set(line) & LOSSES > {"loss/report"}]
+    assert texts
+    assert both
+    (sample,) = make(done, {"image": str(folder / "0.png")}, ["tok_mask"]).samples
     assert set(np.unique(sample["tok_mask"])) <= {0, 1}
 
 
-def test_adapters(done, recipe, folder, tmp_path):
+def test_adapters(done, recipe, folder, tmp_path, monkeypatch):
+    """The stage that is planned: adapters on what the first run has trained, and its tokenizers."""
+    planned = []
+    monkeypatch.setattr(model.Plan, "run", lambda plan, *args: planned.append(plan))
     config = small(f"{recipe}:lora", folder, ("own",), ("fourm",))
     with config.unlocked():
         config.stages.fourm.init = str(done / "fourm" / "model")
         config.stages.fourm.tokenizers.tok_image = str(done / "image_tokenizer" / "model")
         config.stages.fourm.tokenizers.tok_mask = str(done / "mask_tokenizer" / "model")
     pipelines.run(config, tmp_path / "run")
-    assert model_folder.has_adapter(tmp_path / "run" / "fourm" / "model")
-    assert not model_folder.has_params(tmp_path / "run" / "fourm" / "model")
-    words = (done / "wordpiece.json").read_text()
-    assert trained.load(tmp_path / "run").wordpiece.text == words
+    (plan,) = planned
+    assert plan.model == trained.load(done).model.config
+    assert fit.lora_config(plan.config).rank == 8
+    assert set(plan.makers) == {"tok_image", "tok_mask"}
+    assert (tmp_path / "run" / "wordpiece.json").read_text() == (
+        done / "wordpiece.json"
+    ).read_text()

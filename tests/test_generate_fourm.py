@@ -230,7 +230,7 @@ def test_wrong_command_lines(command, fourm_run, tmp_path):
 
     other = refused("--image=scan.png", "--prompt=a", "--method=beam")
     assert "run of fourm" in other
-    assert "--image, --prompt, --method says nothing" in other
+    assert "does not know --image, --prompt, --method; it is asked with --given" in other
     assert "asked with --given and --make" in refused("--make=caption")
     assert "write MODALITY=VALUE" in refused("--given=scan.png", "--make=caption")
     assert "t1 is there twice" in refused("--given=t1=a", "--given=t1=b", "--make=caption")
@@ -247,5 +247,5 @@ def test_wrong_command_lines(command, fourm_run, tmp_path):
     workdir.create(run, config_lib.defaults())
     other = refused("--given=t1=a", "--make=caption", "--guidance=2", run=run.path)
     assert "run of paligemma" in other
-    assert "--given, --make, --guidance says nothing" in other
+    assert "does not know --given, --make, --guidance; it is asked with" in other
     assert "asked with --image and --prompt" in other
