@@ -106,6 +106,21 @@ def changed():
 
 
 @pytest.fixture(scope="session")
+def edited(fourm_arguments):
+    """Arguments of the tiny run with lines of Python at its recipe's end: (lines, new file)."""
+
+    def edit(lines: str, path: pathlib.Path) -> tuple[str, ...]:
+        recipe, data = fourm_arguments[0].removeprefix("--config=").split(":")
+        text, end = pathlib.Path(recipe).read_text(), "    return c\n"
+        assert text.endswith(end)
+        more = "".join(f"    {line}\n" for line in lines.splitlines())
+        path.write_text(text.removesuffix(end) + more + end)
+        return (f"--config={path}:{data}",)
+
+    return edit
+
+
+@pytest.fixture(scope="session")
 def written():
     """All that a run's folder holds for good, by path; its own path is the same in all."""
     patterns = (

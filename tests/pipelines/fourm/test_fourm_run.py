@@ -17,7 +17,7 @@ from medjax.pipelines import weights
 from medjax.workdir import Workdir, read_config
 
 
-def lines(path) -> list[dict]:
+def lines_of(path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -116,32 +116,22 @@ def test_another_part_may_be_asked_for(fourm_run, command):
     assert (fourm_run / "evaluation" / "results.json").read_bytes() == before
 
 
-@pytest.fixture(scope="module")
-def begins_with(fourm_run, tmp_path_factory, fourm_arguments, changed):
+@pytest.fixture
+def begins_with(fourm_run, tmp_path, edited):
     """Copies of a finished run's export and tokenizers, and a run of adapters upon them."""
-    folder = tmp_path_factory.mktemp("begun with")
+    folder = tmp_path / "begun with"
     shutil.copytree(fourm_run / "ml-4m", folder / "ml-4m")
-    makers = {}
     for modality in ("scan", "organ"):
-        makers[f"tok_{modality}"] = str(folder / modality)
         shutil.copytree(fourm_run / f"{modality}_tokenizer" / "model", folder / modality)
-    recipe, data = fourm_arguments[0].split(":")
-    (folder / "recipe.py").write_text(
-        "import importlib.util\n"
-        f"spec = importlib.util.spec_from_file_location('whole', {recipe.split('=')[1]!r})\n"
-        "whole = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(whole)\n"
-        "def get_config(data):\n"
-        "    c = whole.get_config(data)\n"
-        "    changes = c.stages.adapted\n"
-        "    c.stage_order = ()\n"
-        "    c.stages = whole.ConfigDict({'adapted': changes})\n"
-        f"    c.tokenizers = whole.ConfigDict({makers!r})\n"
-        f"    changes.init = {str(folder / 'ml-4m')!r}\n"
-        "    return c\n"
+    lines = (
+        "c.stage_order = ()\n"
+        "c.stages = ConfigDict(dict(adapted=c.stages.adapted))\n"
+        f"c.stages.adapted.init = {str(folder / 'ml-4m')!r}\n"
+        f"c.tokenizers.tok_scan = {str(folder / 'scan')!r}\n"
+        f"c.tokenizers.tok_organ = {str(folder / 'organ')!r}\n"
+        "c.evaluate.directions = ('scan -> code',)"
     )
-    arguments = [f"--config={folder / 'recipe.py'}:{data}"]
-    return folder, changed(arguments, {"evaluate.directions": "scan -> code"})
+    return folder, edited(lines, tmp_path / "recipe.py")
 
 
 def test_a_run_may_begin_with_an_export(begins_with, tmp_path, train, stopped):
@@ -174,3 +164,29 @@ def test_a_run_may_begin_with_an_export(begins_with, tmp_path, train, stopped):
     shutil.copytree(folder / "organ", folder / "scan", dirs_exist_ok=True)
     with pytest.raises(UserError, match=r"tokens of tok_scan that the tokenizer .* made"):
         pipelines.evaluate(read_config(run), Workdir(run))
+
+
+def test_float16_learns_from_sources_with_and_without_images(tmp_path, edited, train):
+    lines = (
+        "c.stage_order, c.stages = (), ConfigDict()\n"
+        "c.dtype, c.steps, c.log_every, c.checkpoint_every = 'float16', 24, 1, 24\n"
+        "c.optimizer = ConfigDict(dict(learning_rate=1e-2))\n"
+        "c.inputs, c.targets = ('scan', 'code', 'caption'), ('code', 'caption')\n"
+        "c.model = ConfigDict(dict(width=16, encoder_depth=1, decoder_depth=1, num_heads=2))\n"
+        "c.tokenizers = ConfigDict()\n"
+        "c.data.test = ConfigDict()\n"
+        "c.data.train.texts = ConfigDict(c.data.train.own)\n"
+        "c.data.train.texts.modalities = ('caption',)\n"
+    )
+    outcome = train(edited(lines, tmp_path / "recipe.py"), tmp_path / "run")
+    assert "results" not in outcome
+    rows = lines_of(tmp_path / "run" / "train" / "metrics.jsonl")
+    # The first steps find the loss scale.
+    skipped = [row.get("skipped_steps", 0) for row in rows]
+    assert sum(skipped) < 8
+    assert not any(skipped[8:])
+    there = [row for row in rows if "loss" in row]
+    with_images = ["loss/code" in row for row in there]
+    assert 0.25 < np.mean(with_images) < 0.75
+    captions = [row["loss/caption"] for row in there if "loss/caption" in row]
+    assert np.mean(captions[-5:]) < np.mean(captions[:5]) - 0.5
