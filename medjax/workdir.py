@@ -5,6 +5,7 @@ tokenizer.model        of all stages; of 4M wordpiece.json
 <stage>/checkpoints/   orbax, one folder a step
 <stage>/metrics.jsonl  and TensorBoard events
 <stage>/model/         the stage's result, a model folder
+<stage>/tokenizers.json   of 4M: path and content hash of the tokenizers that it learned from
 evaluation/            results.json, results.md, predictions.{jsonl,html,png}, settings.json
 huggingface/           the last stage's result, merged; of 4M ml-4m/
 export.json            how it was exported, to which files, and how far its logits differ

@@ -24,7 +24,7 @@ def lines_of(path) -> list[dict]:
 def test_the_model_learns(fourm_run):
     for stage in ("scan_tokenizer", "organ_tokenizer", "fourm"):
         losses = [
-            row["loss"] for row in lines(fourm_run / stage / "metrics.jsonl") if "loss" in row
+            row["loss"] for row in lines_of(fourm_run / stage / "metrics.jsonl") if "loss" in row
         ]
         assert losses[-1] < losses[0], stage
 
