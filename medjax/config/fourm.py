@@ -26,7 +26,9 @@ def _keys() -> dict[str, Any]:
         "min_pixels": 64,  # kind mask_codec: of a class in an image, to be learned
         # Kind fourm; init also of kind mask_codec: an npz file of PaliGemma's format.
         "model": "",  # an official name, or ConfigDict(width=..., encoder_depth=..., ...)
-        "init": "",  # weights: a folder of apple/ml-4m's format, or medjax model folder
+        # Weights: a folder of apple/ml-4m's format, or medjax model folder; none: those that the
+        # stage of kind fourm before it ended with, if there is one.
+        "init": "",
         "inputs": (),  # names of the modalities that are read
         "targets": (),  # and of those that are predicted
         # Who makes the tokens of which modality: the name of a stage, or a tokenizer's folder.

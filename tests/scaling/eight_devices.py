@@ -7,6 +7,7 @@ import dataclasses
 import pathlib
 import sys
 
+import fourm_on_devices
 import jax
 import numpy as np
 import optax
@@ -145,6 +146,9 @@ def main(output: str) -> None:
         for run in ("full", "lora"):
             outcome = train(mesh, weights, adapted=run == "lora")
             results |= {f"{run}/{name}/{key}": value for key, value in outcome.items()}
+        if name in fourm_on_devices.MESHES:
+            outcome = fourm_on_devices.train(mesh)
+            results |= {f"fourm_training/{name}/{key}": value for key, value in outcome.items()}
         folder = folder or trained(weights, pathlib.Path(output).with_name("model"))
         results |= {f"answers/{name}/{key}": x for key, x in answers(mesh, folder).items()}
         if name == "2x2x2":

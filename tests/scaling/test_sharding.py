@@ -125,6 +125,17 @@ def test_fourm_is_cut_and_computes_what_one_device_does(results):
     assert {name: tuple(found[f"shards/{name}"]) for name in shapes} == shapes
 
 
+def test_4m_masks_and_learns_as_on_one_device(results):
+    found, wanted = (part(results, f"fourm_training/{mesh}/") for mesh in ("2x2x2", "single"))
+    assert found.keys() == wanted.keys()
+    assert (tuple(wanted.pop("shard")), tuple(found["shard"])) == ((1, 16, 42), (1, 8, 21))
+    for name, array in wanted.items():  # sums in another order differ by 1e-7
+        np.testing.assert_allclose(found[name], array, rtol=2e-5, atol=2e-6, err_msg=name)
+    # What is learnt, and would be learnt otherwise with other masks, is 1000 times as much.
+    learnt = part(wanted, "learnt/")
+    assert np.median([np.abs(x).max() for x in learnt.values()]) > 1e-3
+
+
 def test_rows_of_a_batch_are_dealt_in_order(results):
     np.testing.assert_array_equal(results["batch/shards"], np.arange(16).reshape(8, 2))
 

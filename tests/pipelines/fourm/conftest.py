@@ -66,7 +66,7 @@ def train():
 
 
 @pytest.fixture(scope="session")
-def fourm_run(tmp_path_factory, train, fourm_arguments) -> pathlib.Path:
+def own_run(tmp_path_factory, train, fourm_arguments) -> pathlib.Path:
     """The workdir of the tiny run, trained, evaluated and exported. To be read only."""
     path = tmp_path_factory.mktemp("4M runs") / "finished"
     train(fourm_arguments, path)
@@ -103,6 +103,21 @@ def changed():
         return [*kept, *(f"--config.{key}={value}" for key, value in changes.items())]
 
     return change
+
+
+@pytest.fixture(scope="session")
+def edited(fourm_arguments):
+    """Arguments of the tiny run with lines of Python at its recipe's end: (lines, new file)."""
+
+    def edit(lines: str, path: pathlib.Path) -> tuple[str, ...]:
+        recipe, data = fourm_arguments[0].removeprefix("--config=").split(":")
+        text, end = pathlib.Path(recipe).read_text(), "    return c\n"
+        assert text.endswith(end)
+        more = "".join(f"    {line}\n" for line in lines.splitlines())
+        path.write_text(text.removesuffix(end) + more + end)
+        return (f"--config={path}:{data}",)
+
+    return edit
 
 
 @pytest.fixture(scope="session")

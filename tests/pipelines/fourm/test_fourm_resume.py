@@ -16,7 +16,7 @@ def killed(arguments, path, stage: str, step: int) -> None:
 
 
 def test_the_same_files_after_signals_in_every_stage(
-    fourm_run, fourm_arguments, tmp_path, stopped, written, command
+    own_run, fourm_arguments, tmp_path, stopped, written, command
 ):
     path = tmp_path / "run"
     killed(fourm_arguments, path, "scan_tokenizer", 5)
@@ -29,7 +29,7 @@ def test_the_same_files_after_signals_in_every_stage(
     assert done.code == 0, done.err
     assert done.err.count("trained already") == 3
     assert "continuing from step 3" in done.err
-    ours, theirs = written(path), written(fourm_run)
+    ours, theirs = written(path), written(own_run)
     assert ours.keys() == theirs.keys()
     assert "adapted/model/lora.safetensors" in ours
     for name, content in theirs.items():

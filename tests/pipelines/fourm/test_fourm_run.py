@@ -17,21 +17,21 @@ from medjax.pipelines import weights
 from medjax.workdir import Workdir, read_config
 
 
-def lines(path) -> list[dict]:
+def lines_of(path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_the_model_learns(fourm_run):
+def test_the_model_learns(own_run):
     for stage in ("scan_tokenizer", "organ_tokenizer", "fourm"):
         losses = [
-            row["loss"] for row in lines(fourm_run / stage / "metrics.jsonl") if "loss" in row
+            row["loss"] for row in lines_of(own_run / stage / "metrics.jsonl") if "loss" in row
         ]
         assert losses[-1] < losses[0], stage
 
 
-def test_results_are_of_all_test_samples_in_every_direction(fourm_run):
-    results = json.loads((fourm_run / "evaluation" / "results.json").read_text())
-    said = (fourm_run / "evaluation" / "results.md").read_text()
+def test_results_are_of_all_test_samples_in_every_direction(own_run):
+    results = json.loads((own_run / "evaluation" / "results.json").read_text())
+    said = (own_run / "evaluation" / "results.md").read_text()
     assert {name: list(scores) for name, scores in results["tasks"].items()} == {
         "scan -> tok_organ": ["dice", "dice/organ"],
         "tok_scan,caption -> det": ["iou"],
@@ -42,8 +42,8 @@ def test_results_are_of_all_test_samples_in_every_direction(fourm_run):
             assert (score["samples"], score["patients"]) == (5, 3)
 
 
-def test_an_adapter_lies_beside_the_base_that_the_stage_before_it_trained(fourm_run):
-    folder, before = fourm_run / "adapted" / "model", fourm_run / "fourm" / "model"
+def test_an_adapter_lies_beside_the_base_that_the_stage_before_it_trained(own_run):
+    folder, before = own_run / "adapted" / "model", own_run / "fourm" / "model"
     base, trained = (load_file(path / "params.safetensors") for path in (folder, before))
     assert base.keys() == trained.keys()
     for name, array in trained.items():
@@ -52,18 +52,18 @@ def test_an_adapter_lies_beside_the_base_that_the_stage_before_it_trained(fourm_
     assert max(np.abs(x).max() for name, x in adapter.items() if name.endswith("lora_b")) > 1e-3
 
 
-def test_the_export_is_the_merged_model(fourm_run):
-    config = read_config(fourm_run)
+def test_the_export_is_the_merged_model(own_run):
+    config = read_config(own_run)
     # config.json of the official format has no room for a text's vocabulary or one's own sizes.
     written = fourm.open_folder(
-        fourm_run / "ml-4m", modalities=table.with_entries(config.modalities.to_dict())
+        own_run / "ml-4m", modalities=table.with_entries(config.modalities.to_dict())
     )
-    trained = weights.open_result(fourm_run / "adapted" / "model").checkpoint
+    trained = weights.open_result(own_run / "adapted" / "model").checkpoint
     assert written.config == trained.config
     assert written.config.modality("caption").vocab_size == (
-        WordPiece.load(fourm_run / "wordpiece.json").vocab_size
+        WordPiece.load(own_run / "wordpiece.json").vocab_size
     )
-    base = model_folder.open_model(fourm_run / "adapted" / "model")
+    base = model_folder.open_model(own_run / "adapted" / "model")
     moved = 0
     for name, array in trained.arrays.items():
         merged = array.read()
@@ -71,77 +71,67 @@ def test_the_export_is_the_merged_model(fourm_run):
         moved += not np.array_equal(base.arrays[name].read(), merged)
     assert moved == 2 * 7 + 4  # kernels of attention and MLP, and of attention across
     assert written.tokenizer is not None
-    assert written.tokenizer.read_bytes() == (fourm_run / "wordpiece.json").read_bytes()
+    assert written.tokenizer.read_bytes() == (own_run / "wordpiece.json").read_bytes()
 
 
-def test_what_is_kept_is_the_average(fourm_run):
-    state = ocp.StandardCheckpointer().restore(fourm_run / "fourm" / "checkpoints" / "6" / "state")
-    kept = load_file(fourm_run / "fourm" / "model" / "params.safetensors")
+def test_what_is_kept_is_the_average(own_run):
+    state = ocp.StandardCheckpointer().restore(own_run / "fourm" / "checkpoints" / "6" / "state")
+    kept = load_file(own_run / "fourm" / "model" / "params.safetensors")
     assert kept.keys() == state["average"].keys()
     for name, array in kept.items():
         np.testing.assert_array_equal(array, state["average"][name], err_msg=name)
         assert not np.array_equal(array, state["params"][name]), name
 
 
-def test_a_finished_run_is_told_of_at_once(fourm_run, fourm_arguments, command):
+def test_a_finished_run_is_told_of_at_once(own_run, fourm_arguments, command):
     def snapshot():
-        return {p: p.stat().st_mtime_ns for p in fourm_run.rglob("*") if p.is_file()}
+        return {p: p.stat().st_mtime_ns for p in own_run.rglob("*") if p.is_file()}
 
     before = snapshot()
-    done = command("train", *fourm_arguments, f"--workdir={fourm_run}", "--json")
+    done = command("train", *fourm_arguments, f"--workdir={own_run}", "--json")
     assert done.code == 0, done.err
     for word in ("trained already", "evaluated already", "exported already"):
         assert word in done.err
     outcome = json.loads(done.out)
-    assert outcome["results"] == json.loads((fourm_run / "evaluation/results.json").read_text())
-    assert outcome["export"] == {"fourm": str(fourm_run / "ml-4m")}
+    assert outcome["results"] == json.loads((own_run / "evaluation/results.json").read_text())
+    assert outcome["export"] == {"fourm": str(own_run / "ml-4m")}
     assert outcome["reconstructions"].keys() == {"scan_tokenizer", "organ_tokenizer"}
     assert {path.name for path, when in snapshot().items() if before.get(path) != when} <= {
         "config.json"
     }
 
 
-def test_another_part_may_be_asked_for(fourm_run, command):
-    before = (fourm_run / "evaluation" / "results.json").read_bytes()
+def test_another_part_may_be_asked_for(own_run, command):
+    before = (own_run / "evaluation" / "results.json").read_bytes()
     done = command(
-        "evaluate", f"--workdir={fourm_run}", "--part=validation", "--json",
+        "evaluate", f"--workdir={own_run}", "--part=validation", "--json",
         "--config.evaluate.directions=scan -> tok_organ",
     )  # fmt: skip
     assert done.code == 0, done.err
-    folder = fourm_run / "evaluation_validation"
+    folder = own_run / "evaluation_validation"
     found = json.loads((folder / "results.json").read_text())
     assert found == json.loads(done.out)
     assert list(found["tasks"]) == ["scan -> tok_organ"]
     assert found["tasks"]["scan -> tok_organ"]["dice"]["samples"] == 6
-    assert (fourm_run / "evaluation" / "results.json").read_bytes() == before
+    assert (own_run / "evaluation" / "results.json").read_bytes() == before
 
 
-@pytest.fixture(scope="module")
-def begins_with(fourm_run, tmp_path_factory, fourm_arguments, changed):
+@pytest.fixture
+def begins_with(own_run, tmp_path, edited):
     """Copies of a finished run's export and tokenizers, and a run of adapters upon them."""
-    folder = tmp_path_factory.mktemp("begun with")
-    shutil.copytree(fourm_run / "ml-4m", folder / "ml-4m")
-    makers = {}
+    folder = tmp_path / "begun with"
+    shutil.copytree(own_run / "ml-4m", folder / "ml-4m")
     for modality in ("scan", "organ"):
-        makers[f"tok_{modality}"] = str(folder / modality)
-        shutil.copytree(fourm_run / f"{modality}_tokenizer" / "model", folder / modality)
-    recipe, data = fourm_arguments[0].split(":")
-    (folder / "recipe.py").write_text(
-        "import importlib.util\n"
-        f"spec = importlib.util.spec_from_file_location('whole', {recipe.split('=')[1]!r})\n"
-        "whole = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(whole)\n"
-        "def get_config(data):\n"
-        "    c = whole.get_config(data)\n"
-        "    changes = c.stages.adapted\n"
-        "    c.stage_order = ()\n"
-        "    c.stages = whole.ConfigDict({'adapted': changes})\n"
-        f"    c.tokenizers = whole.ConfigDict({makers!r})\n"
-        f"    changes.init = {str(folder / 'ml-4m')!r}\n"
-        "    return c\n"
+        shutil.copytree(own_run / f"{modality}_tokenizer" / "model", folder / modality)
+    lines = (
+        "c.stage_order = ()\n"
+        "c.stages = ConfigDict(dict(adapted=c.stages.adapted))\n"
+        f"c.stages.adapted.init = {str(folder / 'ml-4m')!r}\n"
+        f"c.tokenizers.tok_scan = {str(folder / 'scan')!r}\n"
+        f"c.tokenizers.tok_organ = {str(folder / 'organ')!r}\n"
+        "c.evaluate.directions = ('scan -> code',)"
     )
-    arguments = [f"--config={folder / 'recipe.py'}:{data}"]
-    return folder, changed(arguments, {"evaluate.directions": "scan -> code"})
+    return folder, edited(lines, tmp_path / "recipe.py")
 
 
 def test_a_run_may_begin_with_an_export(begins_with, tmp_path, train, stopped):
@@ -174,3 +164,29 @@ def test_a_run_may_begin_with_an_export(begins_with, tmp_path, train, stopped):
     shutil.copytree(folder / "organ", folder / "scan", dirs_exist_ok=True)
     with pytest.raises(UserError, match=r"tokens of tok_scan that the tokenizer .* made"):
         pipelines.evaluate(read_config(run), Workdir(run))
+
+
+def test_float16_learns_from_sources_with_and_without_images(tmp_path, edited, train):
+    lines = (
+        "c.stage_order, c.stages = (), ConfigDict()\n"
+        "c.dtype, c.steps, c.log_every, c.checkpoint_every = 'float16', 24, 1, 24\n"
+        "c.optimizer = ConfigDict(dict(learning_rate=1e-2))\n"
+        "c.inputs, c.targets = ('scan', 'code', 'caption'), ('code', 'caption')\n"
+        "c.model = ConfigDict(dict(width=16, encoder_depth=1, decoder_depth=1, num_heads=2))\n"
+        "c.tokenizers = ConfigDict()\n"
+        "c.data.test = ConfigDict()\n"
+        "c.data.train.texts = ConfigDict(c.data.train.own)\n"
+        "c.data.train.texts.modalities = ('caption',)\n"
+    )
+    outcome = train(edited(lines, tmp_path / "recipe.py"), tmp_path / "run")
+    assert "results" not in outcome
+    rows = lines_of(tmp_path / "run" / "train" / "metrics.jsonl")
+    # The first steps find the loss scale.
+    skipped = [row.get("skipped_steps", 0) for row in rows]
+    assert sum(skipped) < 8
+    assert not any(skipped[8:])
+    there = [row for row in rows if "loss" in row]
+    with_images = ["loss/code" in row for row in there]
+    assert 0.25 < np.mean(with_images) < 0.75
+    captions = [row["loss/caption"] for row in there if "loss/caption" in row]
+    assert np.mean(captions[-5:]) < np.mean(captions[:5]) - 0.5
