@@ -112,7 +112,7 @@ def save(
     config: ConfigDict,
     model: nnx.Module,
     start: Start | None,
-    tokenizer_path: pathlib.Path,
+    tokenizer_path: pathlib.Path | None,
 ) -> None:
     """Writes a stage's result; an adapter on weights of the user's own is saved without them."""
     named = params.flatten(model)

@@ -86,7 +86,8 @@ class Plan:
             base=base,
             validation=data.eval_data(config, self.validation, "validation"),
         )
-        weights.save(workdir.model(self.name), config, trained, start, workdir.wordpiece)
+        texts = workdir.wordpiece if workdir.wordpiece.exists() else None
+        weights.save(workdir.model(self.name), config, trained, start, texts)
 
 
 def open_init(name: str, init: str, table: Mapping[str, Modality]) -> Start:
