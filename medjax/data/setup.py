@@ -7,6 +7,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
