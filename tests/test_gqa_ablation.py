@@ -1,6 +1,7 @@
 """The command that compares numbers of key/value heads, over a small run of 4M."""
 
 import json
+import math
 import shutil
 import sys
 
@@ -8,6 +9,10 @@ import gqa_ablation
 import pytest
 
 from medjax import cli, workdir
+from medjax import config as config_lib
+from medjax.checkpoints import tensors
+from medjax.pipelines.fourm import heads, timing
+from medjax.pipelines.weights import open_result
 
 
 def command(monkeypatch, *arguments) -> int:
@@ -28,35 +33,61 @@ def run(fourm_run, tmp_path):
     return copy
 
 
-def test_two_models_trained_measured_and_not_trained_again(run, tmp_path, monkeypatch, capsys):
+def test_a_model_is_trained_and_measured(run, tmp_path, monkeypatch, capsys):
     output = tmp_path / "out"
-    arguments = (f"--workdir={run}", f"--output={output}", "--kv-heads=1,4", "--steps=3")
+    arguments = (f"--workdir={run}", f"--output={output}", "--kv-heads=2", "--steps=3")
     assert command(monkeypatch, *arguments, "--rounds=2", "--json") == 0
-    said = capsys.readouterr()
-    told = json.loads(said.out)
+    told = json.loads(capsys.readouterr().out)
     assert told == json.loads((output / "gqa.json").read_text())
-    full, one = told["variants"]
-    assert (full["kv_heads"], one["kv_heads"], told["num_heads"]) == (4, 1, 4)
-    # k_proj and v_proj of an encoder's and twice of a decoder's layer: 3 heads of 8 numbers fewer.
-    assert full["parameters"] - one["parameters"] == 3 * 2 * 32 * 24
-    for variant in (full, one):
-        assert 0 < variant["validation"]["loss"] < 10
-        assert variant["scores"]["t1 -> tok_tissue"]["metric"] == "dice"
-        assert variant["cache_bytes"] == variant["cache_bytes_by_formula"]
-        assert set(variant["milliseconds"]) == {"train_step", "token", "image"}
-    assert full["cache_bytes"]["context"] == 4 * one["cache_bytes"]["context"]
-    assert full["relative"]["image"] == {"min": 1.0, "median": 1.0, "max": 1.0}
-    before, after = (workdir.read_config(path) for path in (run, output / "kv1"))
-    assert after.seed == before.seed
-    assert after.model.num_kv_heads == 1
-    assert after.optimizer.learning_rate == before.stages.fourm.optimizer.learning_rate
     assert (output / "gqa.png").is_file()
+    (found,) = told["variants"]
+    assert (found["kv_heads"], told["num_heads"], told["steps"]) == (2, 4, 3)
+    # k_proj and v_proj of an encoder's layer and, twice, of a decoder's: 2 heads of 8 numbers less.
+    whole = tensors.specs(open_result(run / "fourm" / "model").checkpoint.config)
+    assert found["parameters"] == sum(map(math.prod, whole.values())) - 3 * 2 * 32 * 16
+    row = json.loads((output / "kv2/train/metrics.jsonl").read_text().splitlines()[-1])
+    assert found["validation"]["loss"] == row["validation/loss"]
+    results = json.loads((output / "kv2/evaluation/results.json").read_text())
+    dice = results["tasks"]["t1 -> tok_tissue"]["dice"]["systems"]["4M"]
+    assert found["scores"]["t1 -> tok_tissue"] == {"metric": "dice", **dice}
+    assert set(found["milliseconds"]) == {"train_step", "token", "image"}
+    # One decoder layer's keys and values of 2 heads of 8 numbers of 4 bytes, of the masking's most.
+    assert found["cache_bytes"] == {"past": 64 * 128, "context": 96 * 128}
+    assert found["cache_bytes_by_formula"] == found["cache_bytes"]
 
-    assert command(monkeypatch, *arguments, "--rounds=1") == 0
-    said = capsys.readouterr()
-    assert said.out.strip() == str(output / "gqa.md")
-    assert said.err.count("trained already") == 2
-    assert json.loads((output / "gqa.json").read_text())["variants"][0]["scores"] == full["scores"]
+    # All else is the run's, and the same command would find it trained.
+    before, after = (workdir.read_config(path) for path in (run, output / "kv2"))
+    assert config_lib.stage_names(after) == ("train",)
+    assert after.seed == before.seed
+    assert after.optimizer.learning_rate == before.stages.fourm.optimizer.learning_rate
+    workdir.check(output / "kv2", heads.variants(run, [4, 2], 3)[2])
+    assert workdir.Workdir.of(output / "kv2").model("train").exists()
+
+
+def test_a_model_by_its_name_and_fewer_steps(run):
+    config = json.loads((run / "config.json").read_text())
+    config["stages"]["fourm"]["model"] = "fm_tiny_6e_6d_gelu"
+    (run / "config.json").write_text(json.dumps(config))
+    found = heads.variants(run, [1, 4, 1], steps=3)
+    assert list(found) == [4, 1]  # the most first, each once
+    assert (found[1].model.width, found[1].model.num_kv_heads) == (384, 1)
+    # Of 6 steps 2 were the warm-up.
+    assert (found[1].steps, found[1].optimizer.warmup_steps) == (3, 1)
+
+
+def test_models_take_turns_and_the_first_rounds_do_not_count():
+    calls = []
+
+    def task(name, parts=1):
+        return timing.Task(name, lambda: calls.append(name), parts)
+
+    models = [{"step": task(x), "token": task(x.upper(), 10**9)} for x in "ab"]
+    seconds = timing.in_turns(models, rounds=3)
+    assert "".join(calls) == 5 * "abAB"
+    assert [{key: len(times) for key, times in of.items()} for of in seconds] == 2 * [
+        {"step": 3, "token": 3}
+    ]
+    assert max(seconds[0]["token"]) < min(seconds[0]["step"])
 
 
 def test_what_is_wrong_is_told_before_anything_is_trained(run, tmp_path, monkeypatch, capsys):

@@ -120,7 +120,7 @@ def _draw(axis, panel: Panel) -> None:
     if not panel.points:
         axis.set_ylim(0, _ROOM * total.max())
     elif axis.get_ylim()[0] < 0 <= total.min():
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(bottom=-0.04 * axis.get_ylim()[1])  # a point at 0 is whole
     axis.set_xticks(places, [str(k) for k in panel.heads])
     axis.set_xlim(-0.6, len(places) - (0.2 if panel.points else 0.4))
     axis.set_title(panel.title, fontsize=9.5, loc="left")

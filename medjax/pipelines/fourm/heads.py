@@ -74,7 +74,7 @@ def run(
         models = {k: _open(folder) for k, folder in folders.items()}
         tasks = [timing.tasks(*model) for model in models.values()]
         seconds = timing.in_turns(tasks, rounds)
-    plan = next(iter(models.values()))[1]
+    first, plan = next(iter(models.values()))
     lengths = [scheme.packed_lengths for scheme in plan.schemes.values()]
     context, room = (max(side) for side in zip(*lengths, strict=True))
     found = [
@@ -89,7 +89,7 @@ def run(
         timed={key: task.words for key, task in tasks[0].items()},
         context=context,
         room=room,
-        itemsize=next(iter(models.values()))[0].model.dtype.itemsize,
+        itemsize=jnp.dtype(first.model.dtype).itemsize,
         large=_large(),
         about={
             "workdir": str(path), "steps": plan.steps, "seed": config.seed,
