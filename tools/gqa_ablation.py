@@ -18,7 +18,8 @@ from medjax.pipelines import Interrupted
 from medjax.pipelines.fourm import heads
 
 
-def _heads(text: str) -> list[int]:
+def numbers(text: str) -> list[int]:
+    """For argparse: integers of at least 1, with commas between them."""
     return [cli.positive(part) for part in text.split(",")]
 
 
@@ -27,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder of a 4M run")
     parser.add_argument(
-        "--kv-heads", type=_heads, default=[4, 2, 1], help="numbers of heads, such as 4,2,1"
+        "--kv-heads", type=numbers, default=[4, 2, 1], help="numbers of heads, such as 4,2,1"
     )
     parser.add_argument("--steps", type=cli.positive, default=0, help="the run's own by default")
     parser.add_argument(

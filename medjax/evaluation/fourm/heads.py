@@ -171,8 +171,9 @@ class Ablation:
             "differences of the size of the intervals may be chance. Scores have 95% bootstrap "
             f"intervals over {about['groups']} of the test data. Times are milliseconds, least / "
             f"median / greatest of {about['rounds']} rounds in which the models took turns, on "
-            f"{about['device']}; a token's has its part of the encoder's. Keys and values are one sample's, in numbers of {self.itemsize} "
-            "bytes; the formula is 2 × layers × tokens × key/value heads × head width × bytes, "
+            f"{about['device']}; a token's has its part of the encoder's. "
+            f"Keys and values are one sample's, in numbers of {self.itemsize} bytes; the "
+            "formula is 2 × layers × tokens × key/value heads × head width × bytes, "
             "register tokens among the context's."
         )
 
