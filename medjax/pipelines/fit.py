@@ -49,18 +49,7 @@ def fit(
       Interrupted: see `loop.train`.
     """
     say(f"{name}: {params.trainable_share(model)}, {dtype} on {_devices(mesh)}, {steps:,} steps")
-    multipliers = tuple(config.optimizer.lr_multipliers)
-    trainer = Trainer(
-        model,
-        objective,
-        optimizers.create(config.optimizer, steps),
-        mesh=mesh,
-        dtype=dtype,
-        seed=config.seed,
-        accumulation=config.accumulation,
-        average_decay=config.average_decay,
-        frozen=lambda parameter: optimizers.multiplier(parameter, multipliers) == 0,
-    )
+    trainer = make_trainer(config, model, objective, steps=steps, mesh=mesh, dtype=dtype)
     checkpoints = Checkpoints(
         folder / "checkpoints",
         base=base,
@@ -85,6 +74,30 @@ def fit(
     finally:
         checkpoints.close()
     return trainer.model_with()
+
+
+def make_trainer(
+    config: ConfigDict,
+    model: nnx.Module,
+    objective: Objective,
+    *,
+    steps: int,
+    mesh: Mesh,
+    dtype: np.dtype,
+) -> Trainer:
+    """What trains a model, step by step, as a stage's config says."""
+    multipliers = tuple(config.optimizer.lr_multipliers)
+    return Trainer(
+        model,
+        objective,
+        optimizers.create(config.optimizer, steps),
+        mesh=mesh,
+        dtype=dtype,
+        seed=config.seed,
+        accumulation=config.accumulation,
+        average_decay=config.average_decay,
+        frozen=lambda parameter: optimizers.multiplier(parameter, multipliers) == 0,
+    )
 
 
 def leaves_weights(config: ConfigDict) -> bool:

@@ -15,7 +15,7 @@ from medjax.modalities.table import BOXES, TEXT, Modality, lookup
 from medjax.models import families
 from medjax.models.fourm import FourMConfig, variant
 from medjax.models.fourm import config as fourm_config
-from medjax.models.tokenizers import ImageTokenizerConfig
+from medjax.models.tokenizers import ImageTokenizer, ImageTokenizerConfig
 from medjax.pipelines import fit, weights
 from medjax.pipelines.fourm import data, tokenizers
 from medjax.pipelines.fourm import makers as makers_lib
@@ -47,6 +47,17 @@ class Plan:
         """Of what a tokenizer reads, by modality."""
         return {name: maker.tokenizer.channels for name, maker in self.makers.items()}
 
+    def objective(self, makers: Mapping[str, ImageTokenizer]) -> Masking:
+        """What the model is trained for. `makers`: the trained tokenizers, by modality."""
+        loss = self.config.loss
+        return Masking(
+            self.model,
+            self.schemes,
+            makers,
+            weighting=loss.weighting,
+            label_smoothing=loss.label_smoothing,
+        )
+
     def run(self, workdir: Workdir, stages: Collection[str], start: Start | None) -> None:
         """Trains the stage, or continues it, and writes its folder.
 
@@ -66,18 +77,12 @@ class Plan:
             start = weights.hashed(start)
             base = start.origin
         model, dtype = weights.make_model(config, self.model, start, self.mesh)
-        objective = Masking(
-            self.model,
-            self.schemes,
-            {name: tokenizers.load(folder, self.mesh) for name, folder in folders.items()},
-            weighting=config.loss.weighting,
-            label_smoothing=config.loss.label_smoothing,
-        )
+        makers = {name: tokenizers.load(folder, self.mesh) for name, folder in folders.items()}
         trained = fit.fit(
             self.name,
             config,
             model,
-            objective,
+            self.objective(makers),
             data.train_data(config, self.train),
             steps=self.steps,
             mesh=self.mesh,

@@ -201,6 +201,27 @@ def load(path: str | pathlib.Path, stage: str | None = None) -> Trained:
 
 def load_stage(config: ConfigDict, workdir: Workdir, stage: str | None = None) -> Trained:
     """See `load`."""
+    stage, own, folders = find_stage(config, workdir, stage)
+    makers.check(workdir.stage(stage), folders)
+    mesh = fit.own_mesh(own)
+    model = weights.load_result(workdir.model(stage), precision.resolve(own.dtype), mesh)
+    model.eval()
+    texts = has_texts(model.config.modalities)
+    return Trained(
+        own,
+        model,
+        {name: tokenizers.load(folder, mesh) for name, folder in folders.items()},
+        WordPiece.load(workdir.wordpiece) if texts else None,
+    )
+
+
+def find_stage(
+    config: ConfigDict, workdir: Workdir, stage: str | None = None
+) -> tuple[str, ConfigDict, dict[str, pathlib.Path]]:
+    """The name of a trained stage, its config, and the folders of its tokenizers by modality.
+
+    Arguments and errors are those of `load`.
+    """
     if config.family != "fourm":
         raise UserError(f"{workdir.path} is a run of {config.family}, not of 4M")
     configs = {n: config_lib.stage_config(config, n) for n in config_lib.stage_names(config)}
@@ -217,14 +238,4 @@ def load_stage(config: ConfigDict, workdir: Workdir, stage: str | None = None) -
     for name, folder in (*folders.items(), (stage, workdir.model(stage))):
         if not folder.exists():
             raise UserError(f"{workdir.path}: {name} is not trained yet; run medjax.train")
-    makers.check(workdir.stage(stage), folders)
-    mesh = fit.own_mesh(own)
-    model = weights.load_result(workdir.model(stage), precision.resolve(own.dtype), mesh)
-    model.eval()
-    texts = has_texts(model.config.modalities)
-    return Trained(
-        own,
-        model,
-        {name: tokenizers.load(folder, mesh) for name, folder in folders.items()},
-        WordPiece.load(workdir.wordpiece) if texts else None,
-    )
+    return stage, own, folders
