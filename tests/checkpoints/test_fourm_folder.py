@@ -17,7 +17,6 @@ from medjax.errors import UserError
 from medjax.models import families, lora, params
 from medjax.models.build import build
 from medjax.scaling import sharding
-from medjax.training import stage
 
 
 @pytest.fixture(scope="module")
