@@ -16,6 +16,7 @@ from medjax.data.wordpiece import train_wordpiece
 from medjax.errors import UserError
 from medjax.models import families, lora, params
 from medjax.models.build import build
+from medjax.pipelines.paligemma import stage
 from medjax.scaling import sharding
 
 
