@@ -15,7 +15,7 @@ from medjax.errors import UserError
 from medjax.evaluation.fourm import baselines
 from medjax.evaluation.fourm.cases import Case
 from medjax.evaluation.fourm.report import Report
-from medjax.evaluation.fourm.scores import Direction, parse
+from medjax.evaluation.fourm.scores import MAIN_METRIC, Direction, parse
 from medjax.evaluation.table import Results
 from medjax.modalities import display
 from medjax.modalities.table import BOXES, IDS, IMAGE, LABELS, Modality
@@ -51,6 +51,8 @@ def directions(config: ConfigDict, model: FourMConfig) -> tuple[Direction, ...]:
             "ask; set evaluate.directions, or leave data.test out"
         )
     for direction in asked:
+        if (content := table[direction.target].content) not in MAIN_METRIC:
+            raise UserError(f"direction {str(direction)!r}: values of {content!r} have no score")
         for name in direction.given:
             if name not in model.inputs:
                 raise UserError(f"direction {str(direction)!r}: the model does not read {name!r}")
@@ -120,10 +122,10 @@ def evaluate(trained: Trained, name: str, part: str, folder: pathlib.Path) -> Re
     )  # fmt: skip
     constants = _constants(trained, name, asked, channels)
     for direction in asked:
-        content = trained.model.config.modality(direction.target).content
-        classes = trained.model.config.modality(direction.target).classes
+        modality = trained.model.config.modality(direction.target)
+        classes = _classes(modality, channels)
         for case in _cases(trained, direction, sources, constants, config):
-            report.add(direction, content, case, classes)
+            report.add(direction, modality.content, case, classes)
     return report.write(folder)
 
 
@@ -142,8 +144,15 @@ def _constants(
             continue
         samples = data.evenly(source.samples, _FITTED)
         values = trained.true_values(trained.rows(samples, [target]), target)
-        constants[target] = baselines.constant(modality.content, values, len(modality.classes))
+        classes = _classes(modality, channels)
+        constants[target] = baselines.constant(modality.content, values, len(classes))
     return constants
+
+
+def _classes(modality: Modality, channels: Mapping[str, int]) -> tuple[str, ...]:
+    """What its classes are called: where they have no names, by the numbers of its tokenizer's."""
+    count = channels.get(modality.name, 0) if modality.content == LABELS else 0
+    return modality.classes or tuple(f"class {i}" for i in range(count))
 
 
 def _cases(

@@ -57,6 +57,7 @@ MISTAKES = {
         {"evaluate.directions": "tok_scan -> scan"}, "scan has no ids to predict"
     ),
     "no direction": ({"evaluate.directions": "scan tok_organ"}, "write what is given, an arrow"),
+    "no picture": ({"evaluate.shown": "0"}, "evaluate.shown is 0; it must be at least 1"),
     "no draw": ({"evaluate.top_p": "0.0"}, r"top_p 0.0 is not in \(0, 1\]"),
     "no group": ({"evaluate.group": "hospital"}, "evaluate.group is 'hospital', but test-0"),
     "steps and epochs": ({"epochs": "1.0"}, "set steps or epochs, and not both"),
