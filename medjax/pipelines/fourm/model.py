@@ -141,8 +141,6 @@ def plan(
     }
     if not parts["train"]:
         raise data.lacking(name, config, ", ".join(m.value for m in model.modalities))
-    if not config.eval_every:
-        parts["validation"] = {}
     sentinels = wordpiece.sentinel_ids if wordpiece else ()
     schemes = {
         key if part == "train" else f"{part}.{key}": make_scheme(
