@@ -1,6 +1,5 @@
-"""Asks a trained 4M for every direction of its config, and writes what came of it."""
+"""Asks a trained 4M for every direction of its config."""
 
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,6 @@ from medjax.evaluation.fourm import baselines
 from medjax.evaluation.fourm.cases import Case
 from medjax.evaluation.fourm.report import Report
 from medjax.evaluation.fourm.scores import MAIN_METRIC, Direction, parse
-from medjax.evaluation.table import Results
 from medjax.modalities import display
 from medjax.modalities.table import BOXES, IDS, IMAGE, LABELS, Modality
 from medjax.models.fourm import FourMConfig
@@ -103,7 +101,7 @@ def _has(source: Source, direction: Direction) -> bool:
     return {*direction.given, direction.target} <= {m.name for m in source.modalities}
 
 
-def evaluate(trained: Trained, name: str, part: str, folder: pathlib.Path) -> Results:
+def evaluate(trained: Trained, name: str, part: str) -> Report:
     """Scores every direction on a part of the data, beside what takes no looking.
 
     Args:
@@ -126,7 +124,7 @@ def evaluate(trained: Trained, name: str, part: str, folder: pathlib.Path) -> Re
         classes = _classes(modality, channels)
         for case in _cases(trained, direction, sources, constants, config):
             report.add(direction, modality.content, case, classes)
-    return report.write(folder)
+    return report
 
 
 def _constants(
@@ -150,7 +148,7 @@ def _constants(
 
 
 def _classes(modality: Modality, channels: Mapping[str, int]) -> tuple[str, ...]:
-    """What its classes are called: where they have no names, by the numbers of its tokenizer's."""
+    """Its classes' names; where it has none, numbers, as many as its tokenizer tells apart."""
     count = channels.get(modality.name, 0) if modality.content == LABELS else 0
     return modality.classes or tuple(f"class {i}" for i in range(count))
 

@@ -118,7 +118,7 @@ def _described(name: str, config: ConfigDict, table: Mapping[str, Modality]) -> 
     """
     if not config.modality:
         raise UserError(f"{name}: modality is not set; name whose masks are to be learned")
-    modality = lookup(config.modality, table)
+    modality = lookup(config.modality, table, where=f"{name}")
     if modality.content != LABELS:
         raise UserError(
             f"{name}: modality {modality.name!r} is of content {modality.content!r}; masks are of "

@@ -105,12 +105,9 @@ def _check_data(configs: Mapping[str, ConfigDict], table: Mapping[str, Modality]
             raise data.lacking(name, config)
         for part in ("train", "validation", "test"):
             for key, spec in config.data[part].items():
+                where = f"{name}: data.{part}.{key}.modalities"
                 for modality in spec.modalities:
-                    try:
-                        modality_table.lookup(modality, table)
-                    except UserError as error:
-                        where = f"{name}: data.{part}.{key}.modalities"
-                        raise UserError(f"{where}: {error}") from error
+                    modality_table.lookup(modality, table, where=where)
 
 
 def _names_data(config: ConfigDict, part: str) -> bool:
@@ -138,7 +135,7 @@ def _wordpiece(
     if config.wordpiece:
         return WordPiece.load(pathlib.Path(config.wordpiece).expanduser())
     texts = {
-        name: [m for m in model.named(stage, table) if m.content in (TEXT, BOXES)]
+        name: [m for m in model.named(name, stage, table) if m.content in (TEXT, BOXES)]
         for name, stage in models.items()
     }
     for name, start in starts.items():
@@ -224,10 +221,11 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
             ".png say how good they are"
         )
     folder = workdir.evaluation if part == "test" else workdir.path / f"evaluation_{part}"
-    (folder / "settings.json").unlink(missing_ok=True)  # it comes back when all is written
     of_run = trained.load_stage(config, workdir, name)
     model.check_kernels(of_run.config, of_run.model.config)
-    table = evaluation.evaluate(of_run, name, part, folder)
+    report = evaluation.evaluate(of_run, name, part)
+    (folder / "settings.json").unlink(missing_ok=True)  # it comes back when all is written
+    table = report.write(folder)
     if part == "test":
         write_whole(
             folder / "settings.json", (json.dumps(_asked(config), indent=2) + "\n").encode()

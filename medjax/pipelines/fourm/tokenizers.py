@@ -137,7 +137,7 @@ def described(
     """
     if not config.modality:
         raise UserError(f"{name}: modality is not set; name whose tokens are to be made")
-    modality = lookup(config.modality, table)
+    modality = lookup(config.modality, table, where=f"{name}")
     if modality.kind != IMAGE_TOKENS or modality.content not in (IMAGE, LABELS):
         raise UserError(
             f"{name}: modality {modality.name!r} ({modality.kind} of {modality.content}) is none "

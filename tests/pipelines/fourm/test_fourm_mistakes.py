@@ -38,13 +38,16 @@ MISTAKES = {
         r"the tokenizer organ_tokenizer has .* \(16, 4, 15\), the modality \(16, 4, 16\)",
     ),
     "unknown modality": (
-        {"stages.scan_tokenizer.modality": "tok_skan"}, "modality 'tok_skan' is none of"
+        {"stages.scan_tokenizer.modality": "tok_skan"},
+        "scan_tokenizer: modality 'tok_skan' is none of",
     ),
     "no modality of tokens": (
         {"stages.scan_tokenizer.modality": "caption"},
         r"'caption' \(sequence of text\) is none that a tokenizer makes",
     ),
-    "unknown input": ({"stages.fourm.inputs": "scan,tok_scam"}, "modality 'tok_scam' is none of"),
+    "unknown input": (
+        {"stages.fourm.inputs": "scan,tok_scam"}, "fourm: inputs: modality 'tok_scam' is none of"
+    ),
     "unknown target": ({"stages.fourm.targets": "scan"}, "targets: 'scan' .* has no ids"),
     "unknown modality of a source": (
         {"data.train.own.modalities": "tok_scan,captoin"},
