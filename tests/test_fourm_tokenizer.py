@@ -15,6 +15,7 @@ from medjax.data.samples.masks import crop
 from medjax.errors import UserError
 from medjax.modalities.table import with_entries
 from medjax.models.tokenizers import ConvConfig, FSQConfig
+from medjax.pipelines.fourm import data as fourm_data
 from medjax.pipelines.fourm import mask_codec as stage
 from medjax.pipelines.fourm import tokenizers
 
@@ -172,10 +173,32 @@ def test_every_variant_can_be_trained(what, data):
     assert isinstance(plan.tokenizer.quantizer, FSQConfig) == ("fsq" in what)
 
 
+@pytest.mark.parametrize("what", ["image", "mask_codec"])
+def test_without_test_data_validation_tells_how_good_it_is(what, data):
+    """Also where it is not looked at during training."""
+    recipe, *overrides = arguments(what, data, eval_every=0, data__test__own__source="")
+    config = config_lib.load(recipe.removeprefix("--config="), overrides)
+    table = with_entries(config.modalities.to_dict())
+    plan = (stage if what == "mask_codec" else tokenizers).plan("train", config, table)
+    part, sources = fourm_data.told_of(plan.train, plan.validation, plan.test)
+    assert (part, list(sources)) == ("validation", ["own"])
+    assert fourm_data.eval_data(config, plan.validation, "validation") is None
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_images_are_kept_in_memory_as_far_as_is_said(kept, data):
+    recipe, *overrides = arguments("image", data, data__image_cache_mib=kept)
+    config = config_lib.load(recipe.removeprefix("--config="), overrides)
+    image = with_entries(config.modalities.to_dict())["tok_image"]
+    source = fourm_data.open_sources("train", config, "train", (image,))["own"]
+    sample = source.samples[0]
+    assert (sample.value("ct") is sample.value("ct")) == bool(kept)
+
+
 def test_a_tokenizer_starts_from_scratch(data):
     recipe, *overrides = arguments("mask", data, init="weights.npz")
     config = config_lib.load(recipe.removeprefix("--config="), overrides)
-    with pytest.raises(UserError, match="train: init is set, but tokenizers are trained from"):
+    with pytest.raises(UserError, match="train: init is set, and a tokenizer begins"):
         tokenizers.plan("train", config, with_entries(config.modalities.to_dict()))
 
 

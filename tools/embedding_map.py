@@ -206,8 +206,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     args = parser.parse_args()
-    folder = args.output or args.workdir
-    points = gather(TrainedRun(args.workdir, args.split), args.level, args.samples)
+    workdir = args.workdir.expanduser()
+    folder = args.output.expanduser() if args.output else workdir
+    points = gather(TrainedRun(workdir, args.split), args.level, args.samples)
     report = draw(
         points, folder, method=args.method, seed=args.seed, level=args.level, centred=args.centred
     )

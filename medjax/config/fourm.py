@@ -105,7 +105,7 @@ FAMILY = Family(
         **family.AT_LEAST, "wordpiece_vocab_size": 1, "wordpiece_sentinels": 0,
         "wordpiece_bins": 1, "min_pixels": 1,
         "masking.encoder_length": 0, "masking.decoder_length": 0,
-        "evaluate.shown": 0, "evaluate.num_steps": 1, "evaluate.temperature": 0,
+        "evaluate.shown": 1, "evaluate.num_steps": 1, "evaluate.temperature": 0,
         "evaluate.top_k": 0,
     },
 )  # fmt: skip

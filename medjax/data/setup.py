@@ -31,6 +31,11 @@ def data_dir(config: ConfigDict) -> pathlib.Path:
     return pathlib.Path(path).expanduser() if path else cache.folder() / "data"
 
 
+def names_data(config: ConfigDict, part: str) -> bool:
+    """Whether some source of a part has a name or a path."""
+    return any(spec.source for spec in config.data[part].values())
+
+
 def open_sources(config: ConfigDict, part: str) -> dict[str, tuple[Source, float]]:
     """The sources of `data.train`, `data.validation` or `data.test` with their weights, by name.
 

@@ -177,6 +177,11 @@ def stack(rows: Sequence[Row], source: str = "") -> Row:
 
 
 def local_batch_size(batch_size: int, process_index: int, process_count: int) -> int:
+    """How many rows of a batch are this process'.
+
+    Raises:
+      UserError: the batch cannot be divided.
+    """
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {batch_size}.")
     if batch_size % process_count:
@@ -195,6 +200,7 @@ def source_seed(seed: int, name: str) -> int:
 
 
 def read_ahead(batches: grain.MapDataset, workers: int, prefetch: int) -> grain.IterDataset:
+    """Batches that threads, or so many processes, prepare before they are asked for."""
     options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
     ahead = batches.to_iter_dataset(options)
     if workers:

@@ -162,30 +162,36 @@ MODALITIES: dict[str, Modality] = {entry.name: entry for entry in _ENTRIES}
 
 
 def lookup(
-    name: str, modalities: Mapping[str, Modality] = MODALITIES, image_size: int | None = None
+    name: str,
+    modalities: Mapping[str, Modality] = MODALITIES,
+    image_size: int | None = None,
+    *,
+    where: str = "",
 ) -> Modality:
     """The modality of a name, which may say its images' size behind an `@`.
 
     Args:
       modalities: the table; whole names go before names without their `@`.
       image_size: of an image whose name does not say it; the table's own if None.
+      where: the name stands, for messages.
 
     Raises:
       UserError: a name that the table does not have, or a size that is no number.
     """
     base, at, size = name.partition("@")
+    what = f"{where}: modality {name!r}" if where else f"modality {name!r}"
     entry = modalities.get(name) or modalities.get(base)
     if entry is None:
-        raise UserError(f"modality {name!r} is none of {', '.join(modalities)}")
+        raise UserError(f"{what} is none of {', '.join(modalities)}")
     if at and not size.isdecimal():
-        raise UserError(f"modality {name!r}: {size!r} is no size in pixels, such as {base}@224")
+        raise UserError(f"{what}: {size!r} is no size in pixels, such as {base}@224")
     if name in modalities and at:
         return entry
     if entry.is_image:
         pixels = int(size) if at else image_size or entry.image_size
         return dataclasses.replace(entry, name=name, image_size=pixels)
     if at:
-        raise UserError(f"modality {name!r}: {base} is no image and has no size")
+        raise UserError(f"{what}: {base} is no image and has no size")
     return entry
 
 

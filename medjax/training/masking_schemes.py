@@ -73,7 +73,18 @@ def make_scheme(
         side: _budget(where, side, spec[f"{side}_tokens"] or masking[f"{side}_tokens"], modalities)
         for side in ("input", "target")
     }
-    for side, length in (("input", "encoder_length"), ("target", "decoder_length")):
+    for side, length, users in (
+        ("input", "encoder_length", model.inputs),
+        ("target", "decoder_length", model.targets),
+    ):
+        # Not of the samples' own: sources may differ in their modalities, and share a budget.
+        most = sum(model.modality(name).length for name in users)
+        for field, number in ((f"{side}_tokens", budgets[side][1]), (length, masking[length])):
+            if number > most:
+                raise UserError(
+                    f"{where}: {field} {number} is more than the {most} tokens of all that the "
+                    f"model has for the {side}; lower it"
+                )
         if masking[length] and budgets[side][1] > masking[length]:
             raise UserError(
                 f"{where}: {side}_tokens {budgets[side]} is more than masking.{length} "

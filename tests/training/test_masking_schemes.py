@@ -119,6 +119,16 @@ MISTAKES = {
     "beyond the targets": (
         {"target_tokens": (23, 23)}, "target_tokens .* more than the 22 tokens .* for the target"
     ),
+    "beyond the model": (
+        {"input_tokens": (4, 22)}, "input_tokens 22 is more than the 21 tokens of all .* the input"
+    ),
+    "targets beyond the model": (
+        {"names": ("organ",), "target_tokens": (2, 23)},
+        "target_tokens 23 is more than the 22 tokens of all that the model has for the target",
+    ),
+    "a length beyond the model": (
+        {"masking": {"decoder_length": 23}}, "decoder_length 23 is more than the 22 tokens of all"
+    ),
     "beyond the packed length": (
         {"masking": {"encoder_length": 5}},
         r"input_tokens \(4, 6\) is more than masking.encoder_length 5",

@@ -68,10 +68,7 @@ def parse(text: str, modalities: Mapping[str, Modality] = MODALITIES) -> Directi
     if len(set(names)) < len(names):
         raise UserError(f"{where} names a modality twice")
     for name in names:
-        try:
-            modality = lookup(name, modalities)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from error
+        modality = lookup(name, modalities, where=where)
     if not modality.has_ids:
         raise UserError(
             f"{where}: {target} has no ids to predict; make the tokens of a tokenizer instead"

@@ -82,6 +82,7 @@ def _open(
             image_root=spec.image_root,
             data_dir=setup.data_dir(config),
             on_bad_example=config.data.on_bad_example,
+            cache_bytes=config.data.image_cache_mib * 2**20,
         )
         if samples.faults:
             faults = ", ".join(f"{count} {kind}" for kind, count in samples.faults.items())
@@ -113,11 +114,12 @@ def train_data(config: ConfigDict, sources: Mapping[str, Source]) -> TrainIterat
 def eval_data(
     config: ConfigDict, sources: Mapping[str, Source], part: str
 ) -> Callable[[], Iterator[Batch]] | None:
-    """Gives one pass over the sources, one after another; None if there are none.
+    """Gives one pass over the sources, one after another; None if there are none, or none is asked
+    for (eval_every).
 
     A batch's source is "<part>.<name>", since train may have a source of the same name.
     """
-    if not sources:
+    if not sources or not config.eval_every:
         return None
 
     def batches() -> Iterator[Batch]:

@@ -1,6 +1,5 @@
-"""Asks a trained 4M for every direction of its config, and writes what came of it."""
+"""Asks a trained 4M for every direction of its config."""
 
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +14,7 @@ from medjax.errors import UserError
 from medjax.evaluation.fourm import baselines
 from medjax.evaluation.fourm.cases import Case
 from medjax.evaluation.fourm.report import Report
-from medjax.evaluation.fourm.scores import Direction, parse
-from medjax.evaluation.table import Results
+from medjax.evaluation.fourm.scores import MAIN_METRIC, Direction, parse
 from medjax.modalities import display
 from medjax.modalities.table import BOXES, IDS, IMAGE, LABELS, Modality
 from medjax.models.fourm import FourMConfig
@@ -51,6 +49,8 @@ def directions(config: ConfigDict, model: FourMConfig) -> tuple[Direction, ...]:
             "ask; set evaluate.directions, or leave data.test out"
         )
     for direction in asked:
+        if (content := table[direction.target].content) not in MAIN_METRIC:
+            raise UserError(f"direction {str(direction)!r}: values of {content!r} have no score")
         for name in direction.given:
             if name not in model.inputs:
                 raise UserError(f"direction {str(direction)!r}: the model does not read {name!r}")
@@ -101,7 +101,7 @@ def _has(source: Source, direction: Direction) -> bool:
     return {*direction.given, direction.target} <= {m.name for m in source.modalities}
 
 
-def evaluate(trained: Trained, name: str, part: str, folder: pathlib.Path) -> Results:
+def evaluate(trained: Trained, name: str, part: str) -> Report:
     """Scores every direction on a part of the data, beside what takes no looking.
 
     Args:
@@ -120,11 +120,11 @@ def evaluate(trained: Trained, name: str, part: str, folder: pathlib.Path) -> Re
     )  # fmt: skip
     constants = _constants(trained, name, asked, channels)
     for direction in asked:
-        content = trained.model.config.modality(direction.target).content
-        classes = trained.model.config.modality(direction.target).classes
+        modality = trained.model.config.modality(direction.target)
+        classes = _classes(modality, channels)
         for case in _cases(trained, direction, sources, constants, config):
-            report.add(direction, content, case, classes)
-    return report.write(folder)
+            report.add(direction, modality.content, case, classes)
+    return report
 
 
 def _constants(
@@ -142,8 +142,15 @@ def _constants(
             continue
         samples = data.evenly(source.samples, _FITTED)
         values = trained.true_values(trained.rows(samples, [target]), target)
-        constants[target] = baselines.constant(modality.content, values, len(modality.classes))
+        classes = _classes(modality, channels)
+        constants[target] = baselines.constant(modality.content, values, len(classes))
     return constants
+
+
+def _classes(modality: Modality, channels: Mapping[str, int]) -> tuple[str, ...]:
+    """Its classes' names; where it has none, numbers, as many as its tokenizer tells apart."""
+    count = channels.get(modality.name, 0) if modality.content == LABELS else 0
+    return modality.classes or tuple(f"class {i}" for i in range(count))
 
 
 def _cases(

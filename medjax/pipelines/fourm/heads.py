@@ -18,6 +18,7 @@ from medjax import config as config_lib
 from medjax import pipelines
 from medjax import workdir as workdir_lib
 from medjax.cli import say
+from medjax.data import setup
 from medjax.decoding.fourm.cache_size import (
     abstract_memory,
     cache_size,
@@ -117,7 +118,7 @@ def variants(
             "choose a run with one stage of 4M, from scratch"
         )
     for part in ("validation", "test"):
-        if not any(spec.source for spec in config.data[part].values()):
+        if not setup.names_data(config, part):
             raise UserError(f"{path}: data.{part} names no source, by which to tell how good 4M is")
     model = weights.open_result(workdir.model(name)).checkpoint.config
     sizes = VARIANTS[config.model] if isinstance(config.model, str) else config.model.to_dict()

@@ -106,9 +106,8 @@ def plan(name: str, config: ConfigDict, table: Mapping[str, Modality]) -> Plan:
     shapes = {key: tuple(x.shape) for key, x in params.flatten(abstract).items()}
     fit.check_optimizer(name, config, steps, shapes)
     mesh = fit.make_mesh(config)
-    held_out = validation if config.eval_every else {}
     data.train_data(config, train).close()
-    return Plan(name, config, modality, objective, train, held_out, test, mesh, steps)
+    return Plan(name, config, modality, objective, train, validation, test, mesh, steps)
 
 
 def _described(name: str, config: ConfigDict, table: Mapping[str, Modality]) -> Modality:
@@ -119,7 +118,7 @@ def _described(name: str, config: ConfigDict, table: Mapping[str, Modality]) -> 
     """
     if not config.modality:
         raise UserError(f"{name}: modality is not set; name whose masks are to be learned")
-    modality = lookup(config.modality, table)
+    modality = lookup(config.modality, table, where=f"{name}")
     if modality.content != LABELS:
         raise UserError(
             f"{name}: modality {modality.name!r} is of content {modality.content!r}; masks are of "

@@ -141,8 +141,6 @@ def plan(
     }
     if not parts["train"]:
         raise data.lacking(name, config, ", ".join(m.value for m in model.modalities))
-    if not config.eval_every:
-        parts["validation"] = {}
     sentinels = wordpiece.sentinel_ids if wordpiece else ()
     schemes = {
         key if part == "train" else f"{part}.{key}": make_scheme(
@@ -173,9 +171,17 @@ def check_kernels(config: ConfigDict, model: FourMConfig) -> None:
     kernels.check(config, widths, precision.resolve(config.dtype))
 
 
-def named(config: ConfigDict, table: Mapping[str, Modality]) -> list[Modality]:
-    """The modalities that a stage reads or predicts."""
-    return [lookup(name, table) for name in dict.fromkeys((*config.inputs, *config.targets))]
+def named(name: str, config: ConfigDict, table: Mapping[str, Modality]) -> list[Modality]:
+    """The modalities that a stage reads or predicts.
+
+    Raises:
+      UserError: one that the table does not have.
+    """
+    found: dict[str, Modality] = {}
+    for side in ("inputs", "targets"):
+        for key in config[side]:
+            found[key] = lookup(key, table, where=f"{name}: {side}")
+    return list(found.values())
 
 
 def has_texts(modalities: Sequence[Modality]) -> bool:
@@ -216,7 +222,7 @@ def model_config(
             for key, modality in table.items():
                 if modality.content in (TEXT, BOXES) and modality.has_ids:
                     own[key] = dataclasses.replace(modality, vocab_size=wordpiece.vocab_size)
-        model = _sized(name, config, named(config, own))
+        model = _sized(name, config, named(name, config, own))
     if wordpiece is not None:
         for modality in model.modalities:
             most = modality.vocab_size or 0

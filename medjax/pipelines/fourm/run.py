@@ -1,6 +1,5 @@
 """A run of 4M: tokenizers, then the model of every modality, and what it makes of test data."""
 
-import json
 import pathlib
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,18 +12,20 @@ from medjax import config as config_lib
 from medjax import workdir as workdir_lib
 from medjax.checkpoints import fourm
 from medjax.cli import say
+from medjax.data import setup
 from medjax.data.wordpiece import WordPiece, train_wordpiece
 from medjax.errors import UserError
 from medjax.evaluation.fourm.report import FILES
-from medjax.files import write_whole
 from medjax.modalities import table as modality_table
 from medjax.modalities.table import BOXES, TEXT, Modality
 from medjax.models.tokenizers import ImageTokenizerConfig
-from medjax.pipelines import weights
+from medjax.pipelines import results, weights
 from medjax.pipelines.fourm import data, evaluation, mask_codec, model, tokenizers, trained
 from medjax.workdir import Workdir
 
 Plan = tokenizers.Plan | mask_codec.Plan | model.Plan
+# The keys of the config by which directions are asked.
+_ASKED = ("evaluate",)
 
 
 def run(config: ConfigDict, path: str | pathlib.Path) -> dict:
@@ -39,8 +40,9 @@ def run(config: ConfigDict, path: str | pathlib.Path) -> dict:
     outcome: dict[str, Any] = {"workdir": str(workdir.path)}
     if jax.process_index() == 0:
         outcome["reconstructions"] = _reconstructions(config, workdir)
-        if _last_model(config) and _names_data(config, "test"):
-            outcome["results"] = _evaluated(config, workdir) or evaluate(config, workdir)
+        if _last_model(config) and setup.names_data(config, "test"):
+            asked = results.settings(config, _ASKED)
+            outcome["results"] = results.earlier(workdir, asked, FILES) or evaluate(config, workdir)
         if _last_model(config) and config.export.fourm:
             outcome["export"] = export(config, workdir)
     return outcome
@@ -74,7 +76,7 @@ def _train(config: ConfigDict, workdir: Workdir) -> None:
                 base = starts[name].checkpoint.config
             last = model.plan(name, stage, table, base, wordpiece, made)
             plans.append(last)
-    if last and _names_data(config, "test"):
+    if last and setup.names_data(config, "test"):
         evaluation.prepare(last.name, last.config, "test", last.model, wordpiece, last.channels)
     workdir_lib.create(workdir, config)
     if wordpiece is not None:
@@ -101,20 +103,13 @@ def _check_data(configs: Mapping[str, ConfigDict], table: Mapping[str, Modality]
     One that a stage does not use is another stage's, and no mistake.
     """
     for name, config in configs.items():
-        if not _names_data(config, "train"):
+        if not setup.names_data(config, "train"):
             raise data.lacking(name, config)
         for part in ("train", "validation", "test"):
             for key, spec in config.data[part].items():
+                where = f"{name}: data.{part}.{key}.modalities"
                 for modality in spec.modalities:
-                    try:
-                        modality_table.lookup(modality, table)
-                    except UserError as error:
-                        where = f"{name}: data.{part}.{key}.modalities"
-                        raise UserError(f"{where}: {error}") from error
-
-
-def _names_data(config: ConfigDict, part: str) -> bool:
-    return any(spec.source for spec in config.data[part].values())
+                    modality_table.lookup(modality, table, where=where)
 
 
 def _last_model(config: ConfigDict) -> str:
@@ -138,7 +133,7 @@ def _wordpiece(
     if config.wordpiece:
         return WordPiece.load(pathlib.Path(config.wordpiece).expanduser())
     texts = {
-        name: [m for m in model.named(stage, table) if m.content in (TEXT, BOXES)]
+        name: [m for m in model.named(name, stage, table) if m.content in (TEXT, BOXES)]
         for name, stage in models.items()
     }
     for name, start in starts.items():
@@ -184,31 +179,10 @@ def _reconstructions(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     """What the stages of tokenizers said of themselves."""
     found = {}
     for name in config_lib.stage_names(config):
-        path = workdir.stage(name) / "reconstruction.json"
-        if path.is_file():
-            found[name] = json.loads(path.read_text())
+        told = results.read_json(workdir.stage(name) / "reconstruction.json")
+        if told is not None:
+            found[name] = told
     return found
-
-
-def _asked(config: ConfigDict) -> dict:
-    """What the results depend on beside the weights, as JSON gives it back."""
-    settings = {"test": config.data.test.to_dict(), "evaluate": config.evaluate.to_dict()}
-    return json.loads(json.dumps(settings))
-
-
-def _evaluated(config: ConfigDict, workdir: Workdir) -> dict | None:
-    """The results of an earlier run of this config, if they are all still there."""
-    folder = workdir.evaluation
-    try:
-        settings = json.loads((folder / "settings.json").read_text())
-        outcome = json.loads((folder / "results.json").read_text())
-    except (OSError, ValueError):
-        return None
-    if settings != _asked(config) or not all((folder / name).is_file() for name in FILES):
-        return None
-    say(f"evaluated already: {folder}; python -m medjax.evaluate asks again")
-    say((folder / "results.md").read_text())
-    return outcome
 
 
 def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
@@ -223,15 +197,14 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
             f"{workdir.path} trains no 4M, only tokenizers: their stages' reconstruction.json and "
             ".png say how good they are"
         )
-    folder = workdir.evaluation if part == "test" else workdir.path / f"evaluation_{part}"
-    (folder / "settings.json").unlink(missing_ok=True)  # it comes back when all is written
+    folder = results.folder_of(workdir, part)
     of_run = trained.load_stage(config, workdir, name)
     model.check_kernels(of_run.config, of_run.model.config)
-    table = evaluation.evaluate(of_run, name, part, folder)
+    report = evaluation.evaluate(of_run, name, part)
+    results.begin(folder)
+    table = report.write(folder)
     if part == "test":
-        write_whole(
-            folder / "settings.json", (json.dumps(_asked(config), indent=2) + "\n").encode()
-        )
+        results.finish(folder, results.settings(config, _ASKED))
     say(table.to_text())
     say(f"pictures of every direction: {folder / 'directions.html'}")
     return table.to_dict()

@@ -106,7 +106,7 @@ def plan(name: str, config: ConfigDict, table: Mapping[str, Modality]) -> Plan:
     """
     modality, tokenizer = described(name, config, table)
     if config.init:
-        raise UserError(f"{name}: init is set, but tokenizers are trained from scratch; unset it")
+        raise UserError(f"{name}: init is set, and a tokenizer begins from scratch; leave it out")
     channels = {modality.name: tokenizer.channels}
     train, validation, test = (
         data.open_sources(name, config, part, (modality,), channels=channels)
@@ -119,13 +119,10 @@ def plan(name: str, config: ConfigDict, table: Mapping[str, Modality]) -> Plan:
     abstract = nnx.eval_shape(lambda: ImageTokenizer(tokenizer, rngs=nnx.Rngs(0)))
     shapes = {key: tuple(x.shape) for key, x in params.flatten(abstract).items()}
     fit.check_optimizer(name, config, steps, shapes)
-    if config.init:
-        raise UserError(f"{name}: init is set, and a tokenizer begins from scratch; leave it out")
     if config.lora.rank:
         raise UserError(f"{name}: lora.rank is set, and a tokenizer has no adapters; set it to 0")
     mesh = fit.make_mesh(config)
-    held_out = validation if config.eval_every else {}
-    planned = Plan(name, config, modality, tokenizer, train, held_out, test, mesh, steps)
+    planned = Plan(name, config, modality, tokenizer, train, validation, test, mesh, steps)
     data.train_data(config, train).close()
     return planned
 
@@ -140,7 +137,7 @@ def described(
     """
     if not config.modality:
         raise UserError(f"{name}: modality is not set; name whose tokens are to be made")
-    modality = lookup(config.modality, table)
+    modality = lookup(config.modality, table, where=f"{name}")
     if modality.kind != IMAGE_TOKENS or modality.content not in (IMAGE, LABELS):
         raise UserError(
             f"{name}: modality {modality.name!r} ({modality.kind} of {modality.content}) is none "

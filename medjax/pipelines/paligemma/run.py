@@ -1,7 +1,6 @@
 """A run of PaliGemma: stages, answers to the test questions, an export to Hugging Face."""
 
 import itertools
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -20,13 +19,15 @@ from medjax.data import setup
 from medjax.data.tokenizer import Tokenizer
 from medjax.errors import UserError
 from medjax.evaluation import run as evaluation
-from medjax.files import write_whole
 from medjax.models.config import PaliGemmaConfig
-from medjax.pipelines import weights
+from medjax.pipelines import results, weights
 from medjax.pipelines.fit import own_mesh
 from medjax.pipelines.paligemma import stage as stages
 from medjax.scaling import precision
 from medjax.workdir import Workdir
+
+# The keys of the config by which questions are asked.
+_ASKED = ("decode", "evaluate")
 
 
 def run(config: ConfigDict, path: str | pathlib.Path) -> dict:
@@ -40,8 +41,10 @@ def run(config: ConfigDict, path: str | pathlib.Path) -> dict:
         _train(config, workdir)
     outcome: dict[str, Any] = {"workdir": str(workdir.path)}
     if jax.process_index() == 0:
-        if _names_data(config, "test"):
-            outcome["results"] = _evaluated(config, workdir) or evaluate(config, workdir)
+        if setup.names_data(config, "test"):
+            asked = results.settings(config, _ASKED)
+            done = results.earlier(workdir, asked, evaluation.FILES)
+            outcome["results"] = done or evaluate(config, workdir)
         if config.export.huggingface:
             outcome["export"] = _exported(config, workdir) or export(config, workdir)
     return outcome
@@ -59,7 +62,7 @@ def _train(config: ConfigDict, workdir: Workdir) -> None:
     if config.export.huggingface:
         _check_export(model, tokenizer)
     plans = [stages.plan(name, stage, model, tokenizer) for name, stage in configs.items()]
-    if _names_data(config, "test"):
+    if setup.names_data(config, "test"):
         _questions(config, tokenizer, "test")
     workdir_lib.create(workdir, config)
     tokenizer.save(workdir.tokenizer)
@@ -75,15 +78,11 @@ def _train(config: ConfigDict, workdir: Workdir) -> None:
         earlier = plan.name
 
 
-def _names_data(config: ConfigDict, part: str) -> bool:
-    return any(spec.source for spec in config.data[part].values())
-
-
 def _check_given(configs: Mapping[str, ConfigDict]) -> None:
     """Raises UserError if there is nothing to train on, or nothing to start from."""
     lacking = []
     for name, config in configs.items():
-        if not _names_data(config, "train"):
+        if not setup.names_data(config, "train"):
             keys = " or ".join(f"data.train.{key}.source" for key in config.data.train)
             lacking.append(
                 f"{name}: there is no data to train on; set {keys or 'data.train in the recipe'} "
@@ -140,53 +139,15 @@ def _tokenizer(config, configs, workdir: Workdir, start: weights.Start | None) -
     return setup.make_tokenizer(config, everything)
 
 
-def _asked(config: ConfigDict) -> dict:
-    """What the answers in `evaluation` depend on beside the weights, as JSON gives it back."""
-    return json.loads(
-        json.dumps(
-            {
-                "test": config.data.test.to_dict(),
-                "decode": config.decode.to_dict(),
-                "evaluate": config.evaluate.to_dict(),
-            }
-        )
-    )
-
-
-def _evaluated(config: ConfigDict, workdir: Workdir) -> dict | None:
-    """The results of an earlier run of this config, if it got as far and all are still there."""
-    folder = workdir.evaluation
-    outcome = _read(folder / "results.json")
-    whole = outcome is not None and all((folder / name).is_file() for name in evaluation.FILES)
-    if not whole or _read(folder / "settings.json") != _asked(config):
-        return None
-    say(f"evaluated already: {folder}; python -m medjax.evaluate asks again")
-    say((folder / "results.md").read_text())
-    return outcome
-
-
 def _exported(config: ConfigDict, workdir: Workdir) -> dict | None:
     """What `export` returned in an earlier run of this config, if it is all still there."""
-    match _read(workdir.export):
+    match results.read_json(workdir.export):
         case {"settings": settings, "files": [*names], "outcome": {"huggingface": _} as outcome}:
             there = all((workdir.huggingface / str(name)).is_file() for name in names)
             if there and settings == config.export.to_dict():
                 say(f"exported already: {workdir.huggingface}")
                 return outcome
     return None
-
-
-def _read(path: pathlib.Path) -> dict | None:
-    """A JSON file's object; None if there is none, or it is damaged."""
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return data if isinstance(data, dict) else None
-
-
-def _write(path: pathlib.Path, data: dict) -> None:
-    write_whole(path, (json.dumps(data, indent=2) + "\n").encode())
 
 
 def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
@@ -217,12 +178,12 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
         model = weights.load_result(workdir.model(name), dtype, mesh)
         stages.check_kernels(stage, model.config)
         systems[name] = evaluation.answer(model, tokenizer, source, stage, name)
-    folder = workdir.evaluation if part == "test" else workdir.path / f"evaluation_{part}"
-    (folder / "settings.json").unlink(missing_ok=True)  # it comes back when all is written
+    folder = results.folder_of(workdir, part)
+    results.begin(folder)
     title = f"{config.name}: {part} questions"
     table = evaluation.write(folder, systems, source, title, config.evaluate.group)
     if part == "test":
-        _write(folder / "settings.json", _asked(config))
+        results.finish(folder, results.settings(config, _ASKED))
     say(table.to_text())
     say(f"answers: {folder / 'predictions.html'}")
     return table.to_dict()
@@ -275,5 +236,5 @@ def export(config: ConfigDict, workdir: Workdir) -> dict:
             )
     files = sorted(path.name for path in workdir.huggingface.iterdir())
     done = {"settings": config.export.to_dict(), "files": files, "outcome": outcome}
-    _write(workdir.export, done)
+    results.write_json(workdir.export, done)
     return outcome

@@ -22,8 +22,6 @@ from medjax.models.fourm.packed import all_features
 from medjax.models.tokenizers import ImageTokenizer
 from medjax.training.objective import Batch, Figures, Plain, Sums
 
-WEIGHTING = ("token", "modality", "logit")
-
 
 class _More(NamedTuple):
     """What a part of a batch adds to it, by target."""

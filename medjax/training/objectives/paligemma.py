@@ -9,8 +9,6 @@ from jaxtyping import Array, Float
 from medjax.models.paligemma import PaliGemma
 from medjax.training.objective import Batch, Figures, Plain, Sums
 
-NORMALIZE = ("example", "token")
-
 
 class Tokens(NamedTuple):
     """How many supervised tokens, and for how many the most probable one was right."""

@@ -38,13 +38,16 @@ MISTAKES = {
         r"the tokenizer organ_tokenizer has .* \(16, 4, 15\), the modality \(16, 4, 16\)",
     ),
     "unknown modality": (
-        {"stages.scan_tokenizer.modality": "tok_skan"}, "modality 'tok_skan' is none of"
+        {"stages.scan_tokenizer.modality": "tok_skan"},
+        "scan_tokenizer: modality 'tok_skan' is none of",
     ),
     "no modality of tokens": (
         {"stages.scan_tokenizer.modality": "caption"},
         r"'caption' \(sequence of text\) is none that a tokenizer makes",
     ),
-    "unknown input": ({"stages.fourm.inputs": "scan,tok_scam"}, "modality 'tok_scam' is none of"),
+    "unknown input": (
+        {"stages.fourm.inputs": "scan,tok_scam"}, "fourm: inputs: modality 'tok_scam' is none of"
+    ),
     "unknown target": ({"stages.fourm.targets": "scan"}, "targets: 'scan' .* has no ids"),
     "unknown modality of a source": (
         {"data.train.own.modalities": "tok_scan,captoin"},
@@ -57,6 +60,7 @@ MISTAKES = {
         {"evaluate.directions": "tok_scan -> scan"}, "scan has no ids to predict"
     ),
     "no direction": ({"evaluate.directions": "scan tok_organ"}, "write what is given, an arrow"),
+    "no picture": ({"evaluate.shown": "0"}, "evaluate.shown is 0; it must be at least 1"),
     "no draw": ({"evaluate.top_p": "0.0"}, r"top_p 0.0 is not in \(0, 1\]"),
     "no group": ({"evaluate.group": "hospital"}, "evaluate.group is 'hospital', but test-0"),
     "steps and epochs": ({"epochs": "1.0"}, "set steps or epochs, and not both"),

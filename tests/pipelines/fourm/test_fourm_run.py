@@ -1,5 +1,6 @@
 """Whole runs of 4M: from files to tokenizers, the model, its scores and an export."""
 
+import dataclasses
 import json
 import shutil
 
@@ -14,6 +15,7 @@ from medjax.data.wordpiece import WordPiece
 from medjax.errors import UserError
 from medjax.modalities import table
 from medjax.pipelines import weights
+from medjax.pipelines.fourm import evaluation, trained
 from medjax.workdir import Workdir, read_config
 
 
@@ -114,6 +116,27 @@ def test_another_part_may_be_asked_for(own_run, command):
     assert list(found["tasks"]) == ["scan -> tok_organ"]
     assert found["tasks"]["scan -> tok_organ"]["dice"]["samples"] == 6
     assert (own_run / "evaluation" / "results.json").read_bytes() == before
+
+
+def test_masks_whose_classes_have_no_names_are_scored(own_run):
+    """As of a tokenizer's folder and the official table."""
+    of_run = trained.load(own_run)
+    config = of_run.model.config
+    unnamed = tuple(dataclasses.replace(m, classes=()) for m in config.modalities)
+    of_run.model.config = dataclasses.replace(config, modalities=unnamed)
+    of_run.config.evaluate.directions = ("scan -> tok_organ",)
+    found = evaluation.evaluate(of_run, "adapted", "test").results().to_dict()
+    named = json.loads((own_run / "evaluation" / "results.json").read_text())
+    scores, before = (of["tasks"]["scan -> tok_organ"] for of in (found, named))
+    assert list(scores) == ["dice", "dice/class 1"]
+    assert scores["dice"] == before["dice"]
+
+
+def test_a_mistaken_evaluation_leaves_the_results_as_they_are(own_run, command):
+    before = {path: path.read_bytes() for path in (own_run / "evaluation").iterdir()}
+    done = command("evaluate", f"--workdir={own_run}", "--config.evaluate.directions=det -> det")
+    assert done.code == 2
+    assert {path: path.read_bytes() for path in (own_run / "evaluation").iterdir()} == before
 
 
 @pytest.fixture
