@@ -16,8 +16,8 @@ from medjax.data.wordpiece import train_wordpiece
 from medjax.errors import UserError
 from medjax.models import families, lora, params
 from medjax.models.build import build
+from medjax.pipelines.paligemma import stage
 from medjax.scaling import sharding
-from medjax.training import stage
 
 
 @pytest.fixture(scope="module")
