@@ -5,6 +5,7 @@ import pathlib
 import shutil
 
 import jax
+import medjax_kernels
 import numpy as np
 import pytest
 from PIL import Image
@@ -193,6 +194,17 @@ def test_images_are_kept_in_memory_as_far_as_is_said(kept, data):
     source = fourm_data.open_sources("train", config, "train", (image,))["own"]
     sample = source.samples[0]
     assert (sample.value("ct") is sample.value("ct")) == bool(kept)
+
+
+def test_a_kernel_that_cannot_run_is_told_of_before(data):
+    recipe, *overrides = arguments("mask", data, kernels__attention="pallas_triton")
+    config = config_lib.load(recipe.removeprefix("--config="), overrides)
+    table = with_entries(config.modalities.to_dict())
+    with (
+        medjax_kernels.assume("gpu", (7, 0)),
+        pytest.raises(UserError, match=r"kernels\.attention.*pallas_triton"),
+    ):
+        tokenizers.plan("train", config, table)
 
 
 def test_a_tokenizer_starts_from_scratch(data):

@@ -15,12 +15,12 @@ from medjax.errors import UserError
 from medjax.evaluation.fourm import reconstruction
 from medjax.modalities.table import IMAGE, IMAGE_TOKENS, LABELS, Modality, lookup
 from medjax.models import build, params
-from medjax.models.tokenizers import ImageTokenizer, ImageTokenizerConfig
+from medjax.models.tokenizers import ImageTokenizer, ImageTokenizerConfig, ViTConfig
 from medjax.models.tokenizers import config as tokenizer_config
 from medjax.pipelines import fit
 from medjax.pipelines.fourm import data
 from medjax.pipelines.fourm.data import Source
-from medjax.scaling import precision
+from medjax.scaling import kernels, precision
 from medjax.training.objectives.tokenizer import Reconstruction
 from medjax.workdir import Workdir
 
@@ -115,6 +115,9 @@ def plan(name: str, config: ConfigDict, table: Mapping[str, Modality]) -> Plan:
     if not train:
         raise data.lacking(name, config, modality.value)
     _objective(config, modality, tokenizer)
+    networks = (tokenizer.encoder, tokenizer.decoder)
+    heads = [n.width // n.num_heads for n in networks if isinstance(n, ViTConfig)]
+    kernels.check(config, {"attention": heads}, precision.resolve(config.dtype))
     steps = fit.steps_of(config, sum(len(source.samples) for source in train.values()))
     abstract = nnx.eval_shape(lambda: ImageTokenizer(tokenizer, rngs=nnx.Rngs(0)))
     shapes = {key: tuple(x.shape) for key, x in params.flatten(abstract).items()}
