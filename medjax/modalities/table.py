@@ -25,6 +25,7 @@ LABELS = "labels"
 TEXT = "text"
 BOXES = "boxes"
 IDS = "ids"
+EMBEDDINGS = "embeddings"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Modality:
       channels: of a patch's pixels; the width of a sequence's embeddings.
       learned_positions: whether positions are learned; else they are sines and cosines.
       content: what a value is: "image" (pixels), "labels" (a class for each pixel), "text", "boxes"
-        (with labels), "ids" (what the model reads), or a name in `transforms.TRANSFORMS`.
+        (with labels), "ids" (what the model reads), "embeddings" (vectors), or a name in
+        `transforms.TRANSFORMS`.
       classes: of labels, the names of the classes from 0 on.
       source: the name of the value that it is made of, if that is not its own: the image that a
         tokenizer makes the tokens of.
@@ -146,7 +148,7 @@ _ENTRIES = (
     _image("tok_normal", 8192, IMAGE),
     _image("tok_semseg", 4096, LABELS),
     _image("tok_clip", 8192),
-    Modality("t5_caption", SEQUENCE_EMBEDDINGS, max_length=77, channels=4096),
+    Modality("t5_caption", SEQUENCE_EMBEDDINGS, max_length=77, channels=4096, content=EMBEDDINGS),
     _text("metadata", 40),
     _text("human_poses", 263),
     _text("color_palette", 23),

@@ -19,6 +19,7 @@ from medjax.errors import UserError
 from medjax.modalities.boxes import encode_box, in_order
 from medjax.modalities.table import (
     BOXES,
+    EMBEDDINGS,
     IDS,
     IMAGE,
     IMAGE_TOKENS,
@@ -26,6 +27,7 @@ from medjax.modalities.table import (
     LABELS,
     PATCHES,
     SEQUENCE,
+    SEQUENCE_EMBEDDINGS,
     SEQUENCE_TOKENS,
     TEXT,
     Modality,
@@ -83,7 +85,8 @@ def transform(
       int32 [S, S], `UNKNOWN` where there is no class; text and boxes, int32 [max_length] padded
       with zeros, and `<name>/length`, int32 []; of boxes also `<name>/chunks`, int32 [max_length],
       the number of the box that a token belongs to; ids, of an image int32 [n], of a sequence as
-      text. And `id`, and `truncated`, bool []: something of a sequence was cut off.
+      text; embeddings, float32 [max_length, C] padded with zeros, and their `length`. And `id`,
+      and `truncated`, bool []: something of a sequence was cut off.
 
     Raises:
       UserError: a value that is lacking, or not what its modality is made of.
@@ -230,6 +233,17 @@ def _ids(value: np.ndarray, modality: Modality, context: Context) -> Arrays:
     return Arrays(value)
 
 
+def _embeddings(value: np.ndarray, modality: Modality, context: Context) -> Arrays:
+    del context
+    if value.shape[1] != modality.channels:
+        raise UserError(f"has embeddings {value.shape[1]} wide instead of {modality.channels}")
+    array = np.zeros((modality.length, value.shape[1]), np.float32)
+    kept = value[: modality.length]
+    array[: len(kept)] = kept
+    length = np.asarray(len(kept), np.int32)
+    return Arrays(array, {"length": length}, truncated=len(kept) < len(value))
+
+
 # What kinds of modality a content becomes; those that are not named may become any.
 _KINDS: dict[str, tuple[str, ...]] = {
     IMAGE: (PATCHES, IMAGE_TOKENS),
@@ -237,6 +251,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
     TEXT: (SEQUENCE,),
     BOXES: (SEQUENCE,),
     IDS: (IMAGE_TOKENS, SEQUENCE, SEQUENCE_TOKENS),
+    EMBEDDINGS: (SEQUENCE_EMBEDDINGS,),
 }
 TRANSFORMS: dict[str, Transform] = {
     IMAGE: _image,
@@ -244,6 +259,7 @@ TRANSFORMS: dict[str, Transform] = {
     TEXT: _text,
     BOXES: _boxes,
     IDS: _ids,
+    EMBEDDINGS: _embeddings,
 }
 
 

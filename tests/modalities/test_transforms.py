@@ -228,3 +228,16 @@ def test_a_new_content_is_an_entry_and_a_function(monkeypatch):
     assert batch.arrays["dose"].tolist() == [[2], [5], [13]]
     assert batch.arrays["dose/length"].tolist() == [1, 1, 1]
     assert batch.ids == ("s20", "s50", "s130")
+
+
+def test_embeddings_are_padded_and_cut():
+    prior = Modality("prior", "sequence_embeddings", max_length=3, channels=2, content="embeddings")
+    vectors = np.arange(8, dtype=np.float32).reshape(4, 2)
+    row = _row({"prior": vectors[:2]}, prior)
+    np.testing.assert_array_equal(row["prior"], [*vectors[:2], [0, 0]])
+    assert (row["prior/length"], row["truncated"]) == (2, False)
+    row = _row({"prior": vectors}, prior)
+    np.testing.assert_array_equal(row["prior"], vectors[:3])
+    assert (row["prior/length"], row["truncated"]) == (3, True)
+    with pytest.raises(UserError, match="'prior': has embeddings 1 wide instead of 2"):
+        _row({"prior": vectors[:, :1]}, prior)

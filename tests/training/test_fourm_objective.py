@@ -369,3 +369,22 @@ def test_masks_are_a_function_of_seed_step_and_row():
     # Equal rows are masked differently.
     same = {key: np.repeat(x[:1], ROWS, 0) for key, x in batch().items()}
     assert len({bytes(np.asarray(x)) for x in draw(same, batch_key(0, 0)).positions}) > ROWS // 2
+
+
+def test_embeddings_are_read_as_far_as_there_are_some():
+    prior = Modality("prior", "sequence_embeddings", max_length=5, channels=3, content="embeddings")
+    config = FourMConfig(16, 1, 1, 2, (prior, TOK), ("prior",), ("tok",))
+    parts = (Masked("prior", "image", 5, (1.0,), (0.0,)), Masked("tok", "image", 4, (0.0,), (1.0,)))
+    aim = Masking(config, {"all": MaskingScheme(parts, (5, 5), (4, 4))})
+    rng = np.random.default_rng(0)
+    vectors, lengths = rng.standard_normal((ROWS, 5, 3)).astype(np.float32), np.arange(ROWS) % 6
+    ids = rng.integers(0, 12, (ROWS, 4)).astype(np.int32)
+    rows = {"prior": vectors, "prior/length": lengths.astype(np.int32), "tok": ids}
+    prepared, _ = aim.prepare((), rows, batch_key(0, 0), 1, "all")
+    read, valid = prepared["encoder"].positions, np.asarray(prepared["encoder"].valid)
+    np.testing.assert_array_equal(valid.sum(1), lengths)
+    for row, length in enumerate(lengths):
+        assert sorted(np.asarray(read)[row][valid[row]].tolist()) == list(range(length))
+    np.testing.assert_array_equal(prepared["features"]["prior"], vectors)
+    made = randomized(lambda: FourM(config, rngs=nnx.Rngs(0)))
+    assert np.isfinite(aim.sums(made, prepared, (), 0).loss)

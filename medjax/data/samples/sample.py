@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from medjax.errors import UserError
-from medjax.modalities.table import BOXES, IDS, IMAGE, LABELS, TEXT
+from medjax.modalities.table import BOXES, EMBEDDINGS, IDS, IMAGE, LABELS, TEXT
 
 UNKNOWN = 255  # the label of a pixel whose class is not known
 
@@ -30,7 +30,8 @@ class Sample:
       id: unique within its source; shown in errors and tables.
       values: by name, each a value or what reads it: an image uint8 [H, W, C] of 1 or 3 channels,
         labels uint8 [H, W] (each pixel's class, or `UNKNOWN`), a text, boxes as a tuple of `Box`,
-        or ids int32 [n]. Use `value`.
+        ids int32 [n], or
+        embeddings float32 [n, C]. Use `value`.
       extra: whatever else the source knows of it (plane, slab, ...).
       where: it comes from (file and line, or the dataset), for messages.
     """
@@ -72,7 +73,12 @@ _EXPECTED = {
     TEXT: "a text",
     BOXES: "a tuple of boxes",
     IDS: "int32 [n]",
+    EMBEDDINGS: "float32 [n, C]",
 }
+
+
+# Of arrays but images: dtype and dimensions.
+_ARRAYS = {LABELS: (np.uint8, 2), IDS: (np.int32, 1), EMBEDDINGS: (np.float32, 2)}
 
 
 def _fits(value: Any, content: str) -> bool:
@@ -84,7 +90,7 @@ def _fits(value: Any, content: str) -> bool:
         return False
     if content == IMAGE:
         return value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] in (1, 3)
-    dtype, dimensions = (np.uint8, 2) if content == LABELS else (np.int32, 1)
+    dtype, dimensions = _ARRAYS[content]
     return value.dtype == dtype and value.ndim == dimensions
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Float32, Int32
 
 from medjax.data.faults import BadExample
 from medjax.data.image_files import ImageFile, image_file, read_image
 from medjax.data.json_lines_file import text_of, value_of
 from medjax.data.label_files import read_labels
 from medjax.data.samples.sample import UNKNOWN, Box
-from medjax.modalities.table import BOXES, IDS, IMAGE, LABELS, TEXT
+from medjax.modalities.table import BOXES, EMBEDDINGS, IDS, IMAGE, LABELS, TEXT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +50,8 @@ def parse(row: dict[str, Any], name: str, limits: Limits, root: Path) -> Any:
 
     Images and labels are paths from `root`; see `image_files.image_file` for the keys that say
     which part is meant. Boxes are [{"box": [y1, x1, y2, x2], "label": "..."}, ...], in parts of the
-    image's height and width; ids a list or the path of a .npy file. A value of another content is
-    what JSON says.
+    image's height and width; ids a list or the path of a .npy file; embeddings such a path. A value
+    of another content is what JSON says.
 
     Raises:
       BadExample: the row has no such value, or one that cannot be.
@@ -149,19 +149,36 @@ def _read_labels(file: ImageFile, limits: Limits) -> np.ndarray:
 
 
 def _read_ids(file: ImageFile, limits: Limits) -> Int32[np.ndarray, "n"]:
+    ids = _read_npy(file, "ids")
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise BadExample("unreadable ids", f"{file.path} is no .npy file of whole numbers.")
+    return _checked_ids(ids.reshape(-1), limits, str(file.path))
+
+
+def _read_embeddings(file: ImageFile, limits: Limits) -> Float32[np.ndarray, "n C"]:
+    del limits
+    vectors = _read_npy(file, "embeddings")
+    if not np.issubdtype(vectors.dtype, np.floating) or vectors.ndim != 2:
+        raise BadExample("unreadable embeddings", f"{file.path} holds no floats [n, width].")
+    if not np.isfinite(vectors).all():
+        raise BadExample("unreadable embeddings", f"{file.path} holds numbers that are not finite.")
+    return vectors.astype(np.float32)
+
+
+def _read_npy(file: ImageFile, what: str) -> np.ndarray:
     if not file.path.is_file():
-        raise BadExample("missing ids", f"The ids {file.path} do not exist.")
+        raise BadExample(f"missing {what}", f"The {what} {file.path} do not exist.")
     try:
-        ids = np.load(file.path, allow_pickle=False)
+        array = np.load(file.path, allow_pickle=False)
     # A broken file makes NumPy raise nearly anything; none of it is lost, all of it is named.
     except Exception as error:
         raise BadExample(
-            "unreadable ids",
-            f"The ids {file.path} can't be read ({type(error).__name__}: {error}).",
+            f"unreadable {what}",
+            f"The {what} {file.path} can't be read ({type(error).__name__}: {error}).",
         ) from error
-    if not isinstance(ids, np.ndarray) or not np.issubdtype(ids.dtype, np.integer):
-        raise BadExample("unreadable ids", f"{file.path} is no .npy file of whole numbers.")
-    return _checked_ids(ids.reshape(-1), limits, str(file.path))
+    if not isinstance(array, np.ndarray):
+        raise BadExample(f"unreadable {what}", f"{file.path} is no .npy file.")
+    return array
 
 
 def _checked_ids(ids: np.ndarray, limits: Limits, what: str) -> Int32[np.ndarray, "n"]:
@@ -180,9 +197,11 @@ _PARSERS: dict[str, Callable[[dict[str, Any], str, Limits, Path], Any]] = {
     TEXT: _text,
     BOXES: _boxes,
     IDS: _ids,
+    EMBEDDINGS: _file,
 }
 _READERS: Mapping[str, Callable[[ImageFile, Limits], np.ndarray]] = {
     IMAGE: _read_image,
     LABELS: _read_labels,
     IDS: _read_ids,
+    EMBEDDINGS: _read_embeddings,
 }

@@ -16,7 +16,7 @@ from medjax.evaluation.fourm.cases import Case
 from medjax.evaluation.fourm.report import Report
 from medjax.evaluation.fourm.scores import MAIN_METRIC, Direction, parse
 from medjax.modalities import display
-from medjax.modalities.table import BOXES, IDS, IMAGE, LABELS, Modality
+from medjax.modalities.table import BOXES, EMBEDDINGS, IDS, IMAGE, LABELS, Modality
 from medjax.models.fourm import FourMConfig
 from medjax.pipelines.fourm import data
 from medjax.pipelines.fourm.data import Source
@@ -232,6 +232,8 @@ def _show(trained: Trained):
             return display.picture(modality, value)
         if modality.content == BOXES:
             return display.boxes_picture(value, value.over)
+        if modality.content == EMBEDDINGS:
+            return f"{modality.max_length} embeddings at most"
         return value if isinstance(value, str) else " ".join(map(str, value))
 
     return show

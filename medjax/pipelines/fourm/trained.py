@@ -93,7 +93,7 @@ class Trained:
         known, features = {}, {}
         for name in names:
             modality, value = self.model.config.modality(name), rows[name]
-            if not modality.has_ids:
+            if modality.is_image and not modality.has_ids:
                 features[name] = patches(jnp.asarray(value), modality)
                 known[name] = features_of(modality, len(value))
             elif modality.is_image:
@@ -101,6 +101,9 @@ class Trained:
             else:
                 valid = np.arange(value.shape[1]) < rows[f"{name}/length"][:, None]
                 known[name] = Known(value, valid)
+                if not modality.has_ids:
+                    features[name] = jnp.asarray(value)
+                    known[name] = Known(np.zeros(valid.shape, np.int32), valid)
         return known, features
 
     def step(self, target: str, **changes: Any) -> Step:

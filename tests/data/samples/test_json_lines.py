@@ -98,6 +98,28 @@ def test_text_alone_reads_no_image(folder, tmp_path):
     assert source[0].extra == {"ct": "gone.png"}
 
 
+def test_embeddings_lie_in_files(folder, tmp_path):
+    prior = Modality("prior", "sequence_embeddings", max_length=4, channels=3, content="embeddings")
+
+    def open_(array):
+        np.save(tmp_path / "prior.npy", array)
+        path = tmp_path / "data.jsonl"
+        path.write_text(json.dumps({"prior": "prior.npy"}))
+        return open_samples(str(path), names=("prior",), modalities=(prior,), data_dir="/nowhere")
+
+    vectors = np.arange(6.0).reshape(2, 3)
+    found = open_(vectors)[0].value("prior")
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, vectors)
+    for array, message in (
+        (np.zeros(3), "holds no floats"),
+        (np.zeros((2, 3), int), "holds no floats"),
+        (np.full((1, 3), np.nan), "numbers that are not finite"),
+    ):
+        with pytest.raises(UserError, match=f"data.jsonl:1: .*{message}"):
+            open_(array)
+
+
 def _without(name):
     return {key: value for key, value in GOOD.items() if key != name}
 
