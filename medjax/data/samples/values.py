@@ -139,6 +139,12 @@ def _read_image(file: ImageFile, limits: Limits) -> np.ndarray:
 def _read_labels(file: ImageFile, limits: Limits) -> np.ndarray:
     labels = read_labels(file)
     known = labels[labels != UNKNOWN]
+    if known.size < labels.size and not known.any():
+        raise BadExample(
+            "bad label",
+            f"The labels {file.path} hold 0 and {UNKNOWN} alone, and {UNKNOWN} stands for what is "
+            f"not known. If {UNKNOWN} is meant as a class, save it as its number, such as 1.",
+        )
     if limits.ids is not None and known.size and known.max() >= limits.ids:
         raise BadExample(
             "bad label",

@@ -1,7 +1,7 @@
 """What came of a sample in one direction, and what of it there is to look at."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,6 +10,8 @@ from medjax.evaluation.fourm.scores import Direction
 
 # What people see of a value: uint8 [H, W, 3], or a text.
 Shown: TypeAlias = np.ndarray | str
+# What colours of masks stand for: names and colours, RGB.
+Legend: TypeAlias = Sequence[tuple[str, tuple[int, ...]]]
 Show: TypeAlias = Callable[[str, Any], Shown]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from medjax.evaluation import pages
-from medjax.evaluation.fourm.cases import Exhibit, Section, Shown
+from medjax.evaluation.fourm.cases import Exhibit, Legend, Section, Shown
 from medjax.evaluation.fourm.scores import MAIN_METRIC, Direction
 from medjax.evaluation.table import Results, metric_name
 from medjax.files import write_whole
@@ -22,6 +22,7 @@ def write_page(
     summary: Results,
     *,
     title: str = "Directions",
+    legend: Legend = (),
     max_side: int = 256,
 ) -> None:
     """Writes the page, whole or not at all.
@@ -31,9 +32,13 @@ def write_page(
       sections: one for each direction.
       summary: the scores of all samples.
       title: of the page.
+      legend: what colours of masks stand for.
       max_side: pictures are embedded with at most this many pixels a side.
     """
-    write_whole(path, render(sections, summary, title=title, max_side=max_side).encode("utf-8"))
+    write_whole(
+        path,
+        render(sections, summary, title=title, legend=legend, max_side=max_side).encode("utf-8"),
+    )
 
 
 def render(
@@ -41,6 +46,7 @@ def render(
     summary: Results,
     *,
     title: str = "Directions",
+    legend: Legend = (),
     max_side: int = 256,
 ) -> str:
     """The page that `write_page` writes, as text."""
@@ -54,7 +60,7 @@ def render(
         __package__,
         "directions.html",
         title=pages.escape(title),
-        lead=pages.count(len(sections), "direction"),
+        lead=pages.count(len(sections), "direction") + _legend(legend),
         contents=_contents(sections, summary),
         note=pages.escape(summary.note),
         directions=pages.options((n, arrow(s.direction)) for n, s in enumerate(sections)),
@@ -64,6 +70,15 @@ def render(
         systems_hidden=" hidden" if len(systems) == 1 else "",
         images="\n".join(pictures.embedded),
         sections="\n".join(parts),
+    )
+
+
+def _legend(legend: Legend) -> str:
+    """Colours and what they stand for; drawn as pictures are, so that no style is needed."""
+    return "".join(
+        f'; <svg width="12" height="12" aria-hidden="true"><rect width="12" height="12" '
+        f'fill="rgb{colour}"/></svg> {pages.escape(name)}'
+        for name, colour in legend
     )
 
 

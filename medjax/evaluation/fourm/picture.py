@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from medjax.evaluation.fourm.cases import Exhibit, Section, Shown
+from medjax.evaluation.fourm.cases import Exhibit, Legend, Section, Shown
 from medjax.evaluation.fourm.scores import MAIN_METRIC
 from medjax.evaluation.picture import FAINT, INK, PAPER, wrap
 from medjax.evaluation.table import metric_name
@@ -25,13 +25,16 @@ def choose(exhibits: Sequence[Exhibit], count: int) -> list[Exhibit]:
     return [exhibits[(2 * i + 1) * len(exhibits) // (2 * count)] for i in range(count)]
 
 
-def sheet(sections: Sequence[Section], system: str, *, count: int = 3) -> Image.Image:
+def sheet(
+    sections: Sequence[Section], system: str, *, count: int = 3, legend: Legend = ()
+) -> Image.Image:
     """Draws `count` samples of each direction: what was given, what a system made, what is true.
 
     Args:
       sections: one for each direction.
       system: whose values are drawn; where it made none, the last system that did.
       count: of samples.
+      legend: what colours of masks stand for.
 
     Returns:
       An RGB image, white paper.
@@ -45,11 +48,13 @@ def sheet(sections: Sequence[Section], system: str, *, count: int = 3) -> Image.
     block = max(map(_columns, sections)) * (_SIDE + _GAP) - _GAP + _BETWEEN
     width = count * block - _BETWEEN
     height = _HEADING + _CAPTION + _SIDE + _SCORE + _BELOW
-    size = (2 * _MARGIN + width, 2 * _MARGIN + len(sections) * height - _BELOW)
+    above = _MARGIN + (_HEADING if legend else 0)
+    size = (2 * _MARGIN + width, above + _MARGIN + len(sections) * height - _BELOW)
     picture = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(picture)
+    _draw_legend(draw, _MARGIN, _MARGIN, legend)
     for row, section in enumerate(sections):
-        top = _MARGIN + row * height
+        top = above + row * height
         _draw_heading(draw, _MARGIN, top, section)
         for column, exhibit in enumerate(choose(section.exhibits, count)):
             corner = (_MARGIN + column * block, top + _HEADING)
@@ -58,17 +63,31 @@ def sheet(sections: Sequence[Section], system: str, *, count: int = 3) -> Image.
 
 
 def write_picture(
-    path: str | os.PathLike[str], sections: Sequence[Section], system: str, *, count: int = 3
+    path: str | os.PathLike[str],
+    sections: Sequence[Section],
+    system: str,
+    *,
+    count: int = 3,
+    legend: Legend = (),
 ) -> None:
     """Writes a `sheet` as a PNG file, whole or not at all."""
     data = io.BytesIO()
-    sheet(sections, system, count=count).save(data, "png", optimize=True)
+    sheet(sections, system, count=count, legend=legend).save(data, "png", optimize=True)
     write_whole(path, data.getvalue())
 
 
 def _columns(section: Section) -> int:
     """Values of a sample: what is given, what was made, what is true."""
     return len(section.direction.given) + 2
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, x: int, y: int, legend: Legend) -> None:
+    """Colours and what they stand for, side by side."""
+    font = ImageFont.load_default(_SMALL)
+    for name, colour in legend:
+        draw.rectangle((x, y, x + 13, y + 13), fill=colour)
+        draw.text((x + 20, y - 1), name, fill=INK, font=font)
+        x += 20 + int(font.getlength(name)) + 24
 
 
 def _draw_heading(draw: ImageDraw.ImageDraw, x: int, y: int, section: Section) -> None:

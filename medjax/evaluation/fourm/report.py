@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from medjax.evaluation.fourm.cases import Case, Exhibit, Section, Show, Shown
+from medjax.evaluation.fourm.cases import Case, Exhibit, Legend, Section, Show, Shown
 from medjax.evaluation.fourm.page import write_page
 from medjax.evaluation.fourm.picture import write_picture
 from medjax.evaluation.fourm.scores import Direction, score
@@ -49,6 +49,7 @@ class Report:
         systems: Sequence[str] = (),
         shown: int = 48,
         pictured: int = 3,
+        legend: Legend = (),
     ):
         """Begins empty.
 
@@ -60,13 +61,14 @@ class Report:
             come, if empty.
           shown: at most so many samples a direction are on the page, and at least half of them.
           pictured: so many of those are in the picture.
+          legend: what colours of masks stand for.
         """
         if shown < 2:
             raise ValueError(f"shown must be at least 2, not {shown}")
         if pictured < 1:
             raise ValueError(f"pictured must be at least 1, not {pictured}")
         self._show, self._title, self._groups = show, title, groups
-        self._shown, self._pictured = shown, pictured
+        self._shown, self._pictured, self._legend = shown, pictured, legend
         self._records: dict[str, list[Record]] = {system: [] for system in systems}
         self._sections: dict[Direction, Section] = {}
 
@@ -126,8 +128,13 @@ class Report:
         text = json.dumps(table.to_dict(), indent=2, allow_nan=False) + "\n"
         write_whole(folder / "results.json", text.encode())
         write_whole(folder / "results.md", (table.to_markdown() + "\n").encode("utf-8", "replace"))
-        write_page(folder / "directions.html", sections, table, title=self._title)
-        write_picture(folder / "directions.png", sections, table.systems[-1], count=self._pictured)
+        write_page(
+            folder / "directions.html", sections, table, title=self._title, legend=self._legend
+        )
+        write_picture(
+            folder / "directions.png", sections, table.systems[-1], count=self._pictured,
+            legend=self._legend,
+        )  # fmt: skip
         return table
 
     def _exhibit(

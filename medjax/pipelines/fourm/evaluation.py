@@ -12,7 +12,7 @@ from medjax.data.wordpiece import WordPiece
 from medjax.decoding.fourm.steps import check_all
 from medjax.errors import UserError
 from medjax.evaluation.fourm import baselines
-from medjax.evaluation.fourm.cases import Case
+from medjax.evaluation.fourm.cases import Case, Legend
 from medjax.evaluation.fourm.report import Report
 from medjax.evaluation.fourm.scores import MAIN_METRIC, Direction, parse
 from medjax.modalities import display
@@ -117,6 +117,7 @@ def evaluate(trained: Trained, name: str, part: str) -> Report:
     report = Report(
         _show(trained), title=f"{config.name}: {part}", groups=f"{group or 'sample'}s",
         systems=(BASELINE, CEILING, MODEL), pictured=config.evaluate.shown,
+        legend=_legend(trained.model.config, asked),
     )  # fmt: skip
     constants = _constants(trained, name, asked, channels)
     for direction in asked:
@@ -223,6 +224,18 @@ def _image(trained: Trained, given: Mapping[str, Sequence[Any]], index: int) -> 
             times = max(1, _BOXES_SIDE // shown.shape[0])
             return shown.repeat(times, axis=0).repeat(times, axis=1)
     return np.zeros((_BOXES_SIDE, _BOXES_SIDE, 3), np.uint8)
+
+
+def _legend(model: FourMConfig, asked: Sequence[Direction]) -> Legend:
+    """The colours of the classes of every mask that is shown."""
+    names = dict.fromkeys(name for d in asked for name in (*d.given, d.target))
+    colours = display.colours()
+    return [
+        (label, tuple(map(int, colours[number])))
+        for modality in map(model.modality, names)
+        for number, label in enumerate(modality.classes)
+        if number
+    ]
 
 
 def _show(trained: Trained):

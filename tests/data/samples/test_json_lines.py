@@ -44,6 +44,7 @@ def folder(tmp_path_factory):
     indexed.putpalette(np.arange(768) % 256)
     indexed.save(path / "indexed.png")
     Image.fromarray(LABELS).save(path / "labels.jpg")
+    Image.fromarray(np.array([[0, 255]], np.uint8)).save(path / "binary.png")
     Image.fromarray(np.stack([LABELS] * 3, -1)).save(path / "colour.png")
     Image.fromarray(np.array([[0, 300]], np.uint16)).save(path / "deep.png")
     (path / "broken.png").write_bytes((path / "labels.png").read_bytes()[:40])
@@ -137,6 +138,7 @@ BAD = [
     (GOOD | {"organ": "labels.jpg"}, "unreadable labels", "are a JPEG of mode L: save them as"),
     (GOOD | {"organ": "colour.png"}, "unreadable labels", "are a PNG of mode RGB: save them as"),
     (GOOD | {"organ": "deep.png"}, "unreadable labels", "uint16 values from 0 to 300"),
+    (GOOD | {"organ": "binary.png"}, "bad label", "hold 0 and 255 alone, and 255 stands for what"),
     (GOOD | {"organ": "a.png"}, "bad label", "hold the class 5; there are classes 0 to 2, and 255"),
     (GOOD | {"organ": "v.nii"}, "missing key", '"axis"'),
     (GOOD | {"organ": "v.nii", "axis": 0, "slice": 2}, "no such slice", "slices 0 to 1, none 2"),
