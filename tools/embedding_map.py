@@ -196,9 +196,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=pathlib.Path, help="a folder; the run's own by default")
     parser.add_argument("--method", choices=METHODS, default="tsne")
-    parser.add_argument(
-        "--level", default="level", help="what of a sample's extra colours it, such as plane,level"
-    )
+    parser.add_argument("--level", default="level", help="keys of the data's lines that colour it")
     parser.add_argument(
         "--centred", action="store_true", help="map what is left without each modality's mean"
     )
