@@ -166,12 +166,12 @@ def fourm_run(tmp_path_factory) -> pathlib.Path:
     from medjax import pipelines
 
     values = {
-        "batch_size": 4,
         "wordpiece_vocab_size": 400,
         "evaluate.examples": 3,
         "evaluate.batch_size": 2,
         "evaluate.num_steps": 2,
         "evaluate.directions": "t1 -> tok_tissue",
+        "stages.fourm.batch_size": 4,
         "stages.fourm.steps": 6,
         "stages.fourm.model.width": 32,
         "stages.fourm.model.encoder_depth": 1,
@@ -179,6 +179,7 @@ def fourm_run(tmp_path_factory) -> pathlib.Path:
     }
     for name in ("t1_tokenizer", "tissue_tokenizer"):
         values[f"stages.{name}.steps"] = 10
+        values[f"stages.{name}.batch_size"] = 4
         for network in ("encoder", "decoder"):
             values[f"stages.{name}.tokenizer.{network}.width"] = 16
             values[f"stages.{name}.tokenizer.{network}.depth"] = 1

@@ -98,8 +98,8 @@ def test_every_official_size(recipe, name):
         (
             "",
             {},
-            "no texts .* set data.train.own.source or data.train.texts.source .* report or "
-            "findings",
+            "image_tokenizer: there is no data to train on; set data.train.images.source or "
+            "data.train.own",
         ),
         (
             "",
@@ -107,7 +107,8 @@ def test_every_official_size(recipe, name):
             "image_tokenizer: .* with image .* set data.train.images.source or data.train.own",
         ),
         (":fm_huge", {"data.train.own.source": "own.jsonl"}, "'fm_huge' is none of fm_tiny"),
-        (":lora", {}, "init"),
+        (":lora", {}, "fourm: there is no data to train on; set data.train.own.source"),
+        (":lora", {"data.train.own.source": "own.jsonl"}, "init"),
     ],
 )
 def test_what_lacks_is_named(recipe, folder, tmp_path, monkeypatch, arg, values, message):

@@ -87,7 +87,8 @@ def masks(step, tokens) -> Masked:
 
 def step_and_arguments() -> tuple[Callable, tuple]:
     """(state, ...) -> (state, Outcome), and what to begin with."""
-    still, _, params, rest = split(FourM(config(), remat="dots", rngs=nnx.Rngs(0)))
+    taken = split(FourM(config(), remat="dots", rngs=nnx.Rngs(0)))
+    params, rest = taken.params, taken.rest
     optimizer = optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     targets = [config().index(name) for name in config().targets]
     count = sum(x.size for x in params.values())
@@ -97,7 +98,7 @@ def step_and_arguments() -> tuple[Callable, tuple]:
         masked = masks(index, tokens)
 
         def loss(params):
-            model, goals = still.merge(params, rest), masked.decoder
+            model, goals = taken.still.merge(params, rest), masked.decoder
             scores = model.score(masked.encoder, goals, features)
             sums = by_modality(scores.loss, goals.modality, goals.valid, targets)
             return token_mean(sums), sums

@@ -264,12 +264,11 @@ def test_a_batch_in_parts_is_the_batch(make_trainer):
     figures, moved = trained(batch(), make_trainer)
     assert np.median([np.abs(x).max() for x in moved.values()]) > 1e-3
     np.testing.assert_allclose(figures["loss"], whole().loss, rtol=2e-6)
-    for parts in (2, 8):
-        also, other = trained(batch(), make_trainer, parts)
-        for key, value in figures.items():
-            np.testing.assert_allclose(also[key], value, rtol=1e-5, err_msg=key)
-        for name, x in moved.items():
-            np.testing.assert_allclose(other[name], x, atol=2e-6, err_msg=name)
+    also, other = trained(batch(), make_trainer, 4)
+    for key, value in figures.items():
+        np.testing.assert_allclose(also[key], value, rtol=1e-5, err_msg=key)
+    for name, x in moved.items():
+        np.testing.assert_allclose(other[name], x, atol=2e-6, err_msg=name)
 
 
 def test_rows_that_only_fill_up_change_nothing():
@@ -380,11 +379,13 @@ def test_embeddings_are_read_as_far_as_there_are_some():
     vectors, lengths = rng.standard_normal((ROWS, 5, 3)).astype(np.float32), np.arange(ROWS) % 6
     ids = rng.integers(0, 12, (ROWS, 4)).astype(np.int32)
     rows = {"prior": vectors, "prior/length": lengths.astype(np.int32), "tok": ids}
-    prepared, _ = aim.prepare((), rows, batch_key(0, 0), 1, "all")
+    prepared = jax.jit(lambda rows: aim.prepare((), rows, batch_key(0, 0), 1, "all")[0])(rows)
     read, valid = prepared["encoder"].positions, np.asarray(prepared["encoder"].valid)
     np.testing.assert_array_equal(valid.sum(1), lengths)
     for row, length in enumerate(lengths):
         assert sorted(np.asarray(read)[row][valid[row]].tolist()) == list(range(length))
     np.testing.assert_array_equal(prepared["features"]["prior"], vectors)
     made = randomized(lambda: FourM(config, rngs=nnx.Rngs(0)))
-    assert np.isfinite(aim.sums(made, prepared, (), 0).loss)
+    graphdef, state = nnx.split(made)
+    run = jax.jit(lambda state, part: aim.sums(nnx.merge(graphdef, state), part, (), 0).loss)
+    assert np.isfinite(run(state, prepared))
