@@ -52,7 +52,7 @@ def test_a_model_is_trained_and_measured(run, tmp_path, monkeypatch, capsys):
     assert found["scores"]["t1 -> tok_tissue"] == {"metric": "dice", **dice}
     assert set(found["milliseconds"]) == {"train_step", "token", "image"}
     # One decoder layer's keys and values of 2 heads of 8 numbers of 4 bytes, of the masking's most.
-    assert found["cache_bytes"] == {"past": 64 * 128, "context": 96 * 128}
+    assert found["cache_bytes"] == {"past": 64 * 128, "context": 144 * 128}
     assert found["cache_bytes_by_formula"] == found["cache_bytes"]
 
     # All else is the run's, and the same command would find it trained.
