@@ -80,7 +80,8 @@ def test_the_command(command, loaded, fourm_run, trained, folder, tmp_path):
     # The middle of the scan's pixel (y, x) lies in the mask's pixel of the same part of the square.
     y, x = np.meshgrid(np.arange(50), np.arange(40), indexing="ij")
     large = values["tok_tissue"][(2 * y + 1) * SIDE // 100, (2 * x + 1) * SIDE // 80]
-    clear = (2 * y + 1) * SIDE % 100 > 0  # else it lies on the border of two
+    # Else it lies on the border of two.
+    clear = ((2 * y + 1) * SIDE % 100 > 0) & ((2 * x + 1) * SIDE % 80 > 0)
     np.testing.assert_array_equal(over[clear & (large == 0)], pixels[clear & (large == 0)])
     assert (over[clear & (large > 0)] != pixels[clear & (large > 0)]).any(-1).mean() > 0.9
     assert sample["caption"]["text"] == values["caption"]
