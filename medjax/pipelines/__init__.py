@@ -4,8 +4,12 @@ import importlib
 import pathlib
 from types import ModuleType
 
+import jax
 from ml_collections import ConfigDict
 
+from medjax import config as config_lib
+from medjax import workdir as workdir_lib
+from medjax.cli import say
 from medjax.pipelines.libraries import prepare_libraries
 from medjax.scaling import kernels
 from medjax.training.loop import Interrupted
@@ -28,7 +32,15 @@ def run(config: ConfigDict, path: str | pathlib.Path) -> dict:
     """
     prepare_libraries()
     with kernels.using(config):
-        return _of(config).run(config, path)
+        workdir = workdir_lib.check(path, config)
+        family = _of(config)
+        if all(workdir.model(name).exists() for name in config_lib.stage_names(config)):
+            say(f"workdir {workdir.path}: trained already")
+            workdir_lib.create(workdir, config)
+        else:
+            family.train(config, workdir)
+        outcome = {"workdir": str(workdir.path)}
+        return outcome | (family.finish(config, workdir) if jax.process_index() == 0 else {})
 
 
 def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:

@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from medjax import config as config_lib
@@ -28,27 +27,19 @@ Plan = tokenizers.Plan | mask_codec.Plan | model.Plan
 _ASKED = ("evaluate",)
 
 
-def run(config: ConfigDict, path: str | pathlib.Path) -> dict:
-    """See `pipelines.run`."""
-    workdir = workdir_lib.check(path, config)
-    names = config_lib.stage_names(config)
-    if all(workdir.model(name).exists() for name in names):
-        say(f"workdir {workdir.path}: trained already")
-        workdir_lib.create(workdir, config)
-    else:
-        _train(config, workdir)
-    outcome: dict[str, Any] = {"workdir": str(workdir.path)}
-    if jax.process_index() == 0:
-        outcome["reconstructions"] = _reconstructions(config, workdir)
-        if _last_model(config) and setup.names_data(config, "test"):
-            asked = results.settings(config, _ASKED)
-            outcome["results"] = results.earlier(workdir, asked, FILES) or evaluate(config, workdir)
-        if _last_model(config) and config.export.fourm:
-            outcome["export"] = export(config, workdir)
+def finish(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+    """What comes after training: every direction scored, the last model exported."""
+    outcome: dict[str, Any] = {"reconstructions": _reconstructions(config, workdir)}
+    if _last_model(config) and setup.names_data(config, "test"):
+        asked = results.settings(config, _ASKED)
+        outcome["results"] = results.earlier(workdir, asked, FILES) or evaluate(config, workdir)
+    if _last_model(config) and config.export.fourm:
+        outcome["export"] = export(config, workdir)
     return outcome
 
 
-def _train(config: ConfigDict, workdir: Workdir) -> None:
+def train(config: ConfigDict, workdir: Workdir) -> None:
+    """Checks all stages, then trains those that are not trained yet."""
     configs = {
         name: config_lib.stage_config(config, name) for name in config_lib.stage_names(config)
     }

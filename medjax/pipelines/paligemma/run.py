@@ -1,11 +1,9 @@
 """A run of PaliGemma: stages, answers to the test questions, an export to Hugging Face."""
 
 import itertools
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -30,27 +28,20 @@ from medjax.workdir import Workdir
 _ASKED = ("decode", "evaluate")
 
 
-def run(config: ConfigDict, path: str | pathlib.Path) -> dict:
-    """See `pipelines.run`."""
-    workdir = workdir_lib.check(path, config)
-    names = config_lib.stage_names(config)
-    if all(workdir.model(name).exists() for name in names):
-        say(f"workdir {workdir.path}: trained already")
-        workdir_lib.create(workdir, config)
-    else:
-        _train(config, workdir)
-    outcome: dict[str, Any] = {"workdir": str(workdir.path)}
-    if jax.process_index() == 0:
-        if setup.names_data(config, "test"):
-            asked = results.settings(config, _ASKED)
-            done = results.earlier(workdir, asked, evaluation.FILES)
-            outcome["results"] = done or evaluate(config, workdir)
-        if config.export.huggingface:
-            outcome["export"] = _exported(config, workdir) or export(config, workdir)
+def finish(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+    """What comes after training: the test questions asked, the last model exported."""
+    outcome: dict[str, Any] = {}
+    if setup.names_data(config, "test"):
+        asked = results.settings(config, _ASKED)
+        done = results.earlier(workdir, asked, evaluation.FILES)
+        outcome["results"] = done or evaluate(config, workdir)
+    if config.export.huggingface:
+        outcome["export"] = _exported(config, workdir) or export(config, workdir)
     return outcome
 
 
-def _train(config: ConfigDict, workdir: Workdir) -> None:
+def train(config: ConfigDict, workdir: Workdir) -> None:
+    """Checks all stages, then trains those that are not trained yet."""
     configs = {
         name: config_lib.stage_config(config, name) for name in config_lib.stage_names(config)
     }
