@@ -6,7 +6,7 @@ pydicom (the extra `medical`) decodes the files.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Float64, Num, UInt8
@@ -17,7 +17,10 @@ from medjax.errors import UserError
 
 
 def read_dicom(
-    path: Path, frame: int | None = None, window: tuple[float, float] | None = None
+    path: Path,
+    frame: int | None = None,
+    window: tuple[float, float] | None = None,
+    content: BinaryIO | None = None,
 ) -> UInt8[np.ndarray, "height width *rgb"]:
     """Reads one frame as it is displayed.
 
@@ -27,6 +30,7 @@ def read_dicom(
       window: the values shown as black and white, in the modality's units (Hounsfield units for
         CT). Where there is none, the file's first VOI LUT or window; where the file has none
         either, the smallest and largest value of the frame.
+      content: of the file, where that is not read from `path`.
 
     Returns:
       [height, width] for grey images, [height, width, 3] for coloured ones.
@@ -36,7 +40,7 @@ def read_dicom(
       BadExample: the file holds no image, or no such frame.
     """
     pydicom = _pydicom()
-    dataset = pydicom.dcmread(path)
+    dataset = pydicom.dcmread(content or path)
     if "Rows" not in dataset:
         raise BadExample("unreadable image", f"{path} is a DICOM file without an image.")
     frame = _pick_frame(path, int(dataset.get("NumberOfFrames") or 1), frame)

@@ -1,9 +1,10 @@
 """Image files of any kind to uint8 RGB: what Pillow reads, DICOM, and slices of NIfTI volumes."""
 
 import dataclasses
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -107,8 +108,27 @@ def read_image(file: ImageFile) -> UInt8[np.ndarray, "height width 3"]:
     """
     if not file.path.is_file():
         raise BadExample("missing image", f"The image {file.path} does not exist.")
+    return _displayed(file, lambda: _reader(file.path)(file))
+
+
+def read_bytes(data: bytes, file: ImageFile) -> UInt8[np.ndarray, "height width 3"]:
+    """Reads the content of an image file, but of a NIfTI volume's; the rest as in `read_image`.
+
+    Args:
+      data: the content.
+      file: which part of it is meant; its path is for messages.
+    """
+    is_dicom = data[_DICOM_MAGIC_AT : _DICOM_MAGIC_AT + 4] == b"DICM"
+    read = _read_dicom if is_dicom else _read_with_pillow
+    return _displayed(file, lambda: read(file, io.BytesIO(data)))
+
+
+def _displayed(
+    file: ImageFile, read: Callable[[], np.ndarray]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """What `read` gives, as RGB."""
     try:
-        pixels = _reader(file.path)(file)
+        pixels = read()
     except UserError:
         raise
     # A broken file makes decoders raise nearly anything; none of it is lost, all of it is named.
@@ -148,14 +168,18 @@ def slice_wanted(file: ImageFile) -> tuple[str, int, int]:
     return file.plane, file.slice, file.frame or 0
 
 
-def _read_dicom(file: ImageFile) -> UInt8[np.ndarray, "height width *rgb"]:
+def _read_dicom(
+    file: ImageFile, content: BinaryIO | None = None
+) -> UInt8[np.ndarray, "height width *rgb"]:
     from medjax.data.dicom import read_dicom
 
-    return read_dicom(file.path, file.frame, file.window)
+    return read_dicom(file.path, file.frame, file.window, content)
 
 
-def _read_with_pillow(file: ImageFile) -> UInt8[np.ndarray, "height width *rgb"]:
-    with Image.open(file.path) as image:
+def _read_with_pillow(
+    file: ImageFile, content: BinaryIO | None = None
+) -> UInt8[np.ndarray, "height width *rgb"]:
+    with Image.open(content or file.path) as image:
         seek_frame(image, file)
         turned = ImageOps.exif_transpose(image)
         if turned.mode.startswith(("I", "F")):

@@ -1,0 +1,1 @@
+"""What is done to a dataset before a model learns from it; every step says what it dropped."""

@@ -1,0 +1,53 @@
+"""What conditioning does: the keys of a config's `data.conditioning` and their defaults."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Every step can be switched off, and then does nothing.
+
+    Attributes:
+      question_tables: files of further questions (CSV or JSON lines), see `readers.question_table`.
+      languages: that are kept, such as ("en",); all if empty.
+      placeholders: drop captions and answers that say nothing ("N/A", "Replace this - ...").
+      beyond_slice: drop questions that one slice cannot answer.
+      diagnosis_in_caption: drop diagnosis questions about images whose caption gives it away, where
+        a model is also trained on the caption.
+      max_answer_tokens: drop longer answers; 0: none.
+      tokenizer: a sentencepiece file, to count tokens; none: words and punctuation marks count.
+      templates: add questions about modality, plane, organ and so on, made of what is known.
+      overlays: text burned into images (watermarks, footers) is made black ("mask"), cut off
+        ("crop") or left alone ("keep").
+      split: "published", or "made" by patient (then `split_sizes`, `split_seed`).
+      split_sizes: of train, validation and test: shares that add up to 1, or patients.
+      split_seed: of the order in which patients are dealt out.
+      leaks: between the parts: "error" ends the build, "drop" takes the images out of training,
+        "warn" lists them only, "off" does not look.
+      hash_distance: images whose hashes differ in at most so many of 64 bits are near-duplicates.
+      against: other datasets that must not share images with this one's validation and test parts,
+        each "name=folder".
+    """
+
+    question_tables: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    placeholders: bool = True
+    beyond_slice: bool = True
+    diagnosis_in_caption: bool = True
+    max_answer_tokens: int = 256
+    tokenizer: str = ""
+    templates: bool = False
+    overlays: str = "mask"
+    split: str = "published"
+    split_sizes: tuple[float, ...] = (0.8, 0.1, 0.1)
+    split_seed: int = 0
+    leaks: str = "error"
+    hash_distance: int = 4
+    against: tuple[str, ...] = ()
+
+
+CHOICES = {
+    "overlays": ("mask", "crop", "keep"),
+    "split": ("published", "made"),
+    "leaks": ("error", "drop", "warn", "off"),
+}

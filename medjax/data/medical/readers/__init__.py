@@ -1,0 +1,1 @@
+"""One module a dataset: from its own files to records."""
