@@ -29,8 +29,8 @@ from medjax.files import write_whole
 
 # What may differ when a run continues: it changes neither the weights nor their order (kernels: but
 # for rounding, as another device would).
-_FREE = ("log_every", "kernels", "keep_latest", "checkpoint_every", "data.dir", "data.workers",
-         "data.image_cache_mib", "decode", "evaluate", "export")  # fmt: skip
+_FREE = ("log_every", "kernels", "keep_latest", "checkpoint_every", "data.dir", "data.manual_dir",
+         "data.workers", "data.image_cache_mib", "decode", "evaluate", "export")  # fmt: skip
 
 _PLACES = ("config", "tokenizer", "wordpiece", "evaluation", "export", "huggingface", "fourm")
 

@@ -70,7 +70,8 @@ def test_stages_differ_from_the_rest_in_what_they_say(recipe):
     assert list(a.data.train) == ["own"]
     assert list(b.data.train) == ["other"]  # sources are replaced as a whole
     assert b.data.train.other.to_dict() == {
-        "source": "other.jsonl", "split": "", "tasks": (), "image_root": "", "weight": 2.0,
+        "source": "other.jsonl", "folder": "", "split": "", "tasks": (), "modes": (),
+        "image_root": "", "weight": 2.0, "phase": 0,
     }  # fmt: skip
     assert config.steps == 3
 

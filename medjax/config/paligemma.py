@@ -1,14 +1,28 @@
 """The keys of PaliGemma's configs."""
 
+import dataclasses
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from medjax.config import family
 from medjax.config.family import Family
+from medjax.data.medical.conditioning import settings
+from medjax.errors import UserError
 
 
 def _keys() -> dict[str, Any]:
     keys = family.common(towers=("language_model",))  # and "vision_tower"
-    keys["data"] |= {"on_long_text": "truncate"}  # (and count) or error: a bad example
+    keys["data"] |= {
+        "on_long_text": "truncate",  # (and count) or error: a bad example
+        # Passes over the training sources of each phase, one phase after another, such as (2.0,
+        # 5.0) with sources whose `phase` is 0 or 1; then steps and epochs are 0. None: all at once.
+        "phases": (),
+        # Holds folders of medical datasets' own files, each called as the dataset: medpix2, slake, ...
+        "manual_dir": "",
+        # What is done to these, see data/medical/conditioning/settings.py.
+        "conditioning": dataclasses.asdict(settings.Settings()),
+    }
     return keys | {
         # What is trained.
         "model": "",  # an official name, a .json file, or ConfigDict(img=..., llm=...)
@@ -45,14 +59,35 @@ def _keys() -> dict[str, Any]:
     }
 
 
+def _check(config: ConfigDict, where: str) -> None:
+    phases = config.data.phases
+    if not all(isinstance(epochs, int | float) and epochs > 0 for epochs in phases):
+        raise UserError(f"{where}: data.phases is {phases}; write passes above 0, as (2.0, 5.0)")
+    last = max(len(phases) - 1, 0)
+    for name, source in config.data.train.items():
+        if not 0 <= source.phase <= last:
+            raise UserError(
+                f"{where}: data.train.{name}.phase is {source.phase}, but data.phases has "
+                f"{len(phases)} passes: phases count from 0"
+            )
+    try:
+        settings.check(settings.Settings(**config.data.conditioning.to_dict()))
+    except UserError as error:
+        raise UserError(f"{where}: data.conditioning.{error}") from error
+
+
 FAMILY = Family(
     name="paligemma",
     keys=_keys,
-    source={"source": "", "split": "", "tasks": (), "image_root": "", "weight": 1.0},
+    source={
+        "source": "", "folder": "", "split": "", "tasks": (), "modes": (), "image_root": "",
+        "weight": 1.0, "phase": 0,
+    },
     open=family.OPEN,
     # What stages have in common: each starts with the model that the one before it has trained.
     whole_run=(
         *family.WHOLE_RUN, "model", "init", "tokenizer", "tokenizer_vocab_size", "image_size",
+        "data.conditioning", "data.manual_dir",
     ),
     choices={
         **family.CHOICES,
@@ -61,4 +96,5 @@ FAMILY = Family(
         "export.dtype": ("float32", "bfloat16", "float16"),
     },
     at_least={**family.AT_LEAST, "image_size": 1, "text_length": 2, "tokenizer_vocab_size": 1},
+    check=_check,
 )  # fmt: skip

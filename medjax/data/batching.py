@@ -1,7 +1,7 @@
 """Examples to batches for PaliGemma: see `streams` for their order.
 
 Batch k is the positions [k * B, (k + 1) * B) of one stream of all sources, and so a checkpoint may
-be continued with another batch size.
+be continued with another batch size, but not if it has phases, which are whole batches.
 """
 
 import dataclasses
@@ -16,6 +16,8 @@ from medjax.data.example import Example
 from medjax.data.prompts import TextTransform
 from medjax.data.streams import (
     Batch,
+    InPhases,
+    Phase,
     Row,
     TrainIterator,
     check_sources,
@@ -29,7 +31,14 @@ from medjax.data.streams import (
     stack,
 )
 
-__all__ = ["Batch", "ExampleTransform", "TrainIterator", "make_eval_batches", "make_train_iterator"]
+__all__ = [
+    "Batch",
+    "ExampleTransform",
+    "Phase",
+    "TrainIterator",
+    "make_eval_batches",
+    "make_train_iterator",
+]
 
 
 class Source(Protocol):
@@ -75,6 +84,7 @@ def make_train_iterator(
     *,
     batch_size: int,
     seed: int,
+    phases: Sequence[Phase] = (),
     augment: bool = False,
     process_index: int = 0,
     process_count: int = 1,
@@ -91,6 +101,8 @@ def make_train_iterator(
       transform: Example -> row, such as an `ExampleTransform`.
       batch_size: B of all processes together.
       seed: of the order, 0 or more.
+      phases: of a curriculum: what comes first, second, ...; the last goes on for ever. None: all
+        sources at once.
       augment: call `transform(example, rng)`; the generator is a function of seed and position.
       process_index: this process.
       process_count: how many share each batch.
@@ -107,9 +119,14 @@ def make_train_iterator(
     check_sources(sources, seed)
     local_size = local_batch_size(batch_size, process_index, process_count)
     order = order_of(sources, seed)
-    examples = mixed(
-        {name: shuffled(source, seed, name) for name, (source, _) in sources.items()}, order
-    )
+    streams = {name: shuffled(source, seed, name) for name, (source, _) in sources.items()}
+    if phases:
+        order["phases"] = [[list(phase.names), phase.batches * batch_size] for phase in phases]
+        parts = [mixed(streams, order, phase.names) for phase in phases]
+        lengths = [phase.batches * batch_size for phase in phases[:-1]]
+        examples = grain.MapDataset.source(InPhases(parts, lengths))
+    else:
+        examples = mixed(streams, order)
 
     def build(start: int) -> grain.IterDataset:
         rows = mapped(examples, transform, seed, augment)[start:]

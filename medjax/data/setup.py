@@ -16,6 +16,7 @@ from medjax.data.augment import Augment
 from medjax.data.batching import ExampleTransform
 from medjax.data.example import Example
 from medjax.data.image import ImageTransform
+from medjax.data.medical.conditioning.settings import Settings
 from medjax.data.prompts import TextTransform
 from medjax.data.sources import Source, open_source
 from medjax.data.text_lengths import long_texts, without_long_texts
@@ -29,6 +30,11 @@ def data_dir(config: ConfigDict) -> pathlib.Path:
     """Where built datasets are kept: `data.dir`, else $MEDJAX_DATA, else the user's cache."""
     path = config.data.dir or os.environ.get("MEDJAX_DATA")
     return pathlib.Path(path).expanduser() if path else cache.folder() / "data"
+
+
+def conditioning(config: ConfigDict) -> Settings:
+    """What `data.conditioning` says is done to medical datasets."""
+    return Settings(**config.data.conditioning.to_dict())
 
 
 def names_data(config: ConfigDict, part: str) -> bool:
@@ -51,8 +57,12 @@ def open_sources(config: ConfigDict, part: str) -> dict[str, tuple[Source, float
             path.stat().st_mtime_ns if path.is_file() else 0,
             split=spec.split,
             tasks=tuple(spec.tasks),
+            modes=tuple(spec.modes),
+            folder=spec.folder,
+            manual_dir=config.data.manual_dir,
             image_root=spec.image_root,
             data_dir=data_dir(config),
+            conditioning=conditioning(config),
             on_bad_example=config.data.on_bad_example,
         )
         sources[name] = (source, spec.weight)

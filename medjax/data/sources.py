@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Protocol
 
 from medjax.data.example import Example
+from medjax.data.medical import catalogue
+from medjax.data.medical.conditioning.settings import DEFAULT, Settings
 from medjax.errors import UserError
 
-DATASETS = ("mni152_vqa",)
+DATASETS = ("mni152_vqa", *catalogue.NAMES)
 
 
 class Source(Protocol):
@@ -31,8 +33,12 @@ def open_source(
     *,
     split: str = "",
     tasks: Sequence[str] = (),
+    modes: Sequence[str] = (),
+    folder: str | Path = "",
+    manual_dir: str | Path = "",
     image_root: str | Path = "",
     data_dir: str | Path,
+    conditioning: Settings = DEFAULT,
     on_bad_example: str = "error",
 ) -> Source:
     """Opens a dataset by its name, or a JSON-lines file by its path.
@@ -41,10 +47,14 @@ def open_source(
       name_or_path: one of `DATASETS`, or a path that ends in .jsonl.
       split: of a named dataset; a file is a split of its own.
       tasks: keeps only examples whose `extra["task"]` is among these; all if empty.
+      modes: as `tasks`, of a medical dataset's `extra["mode"]`.
+      folder: of a medical dataset's own files; none: that of its name in `manual_dir`.
+      manual_dir: holds the folders of medical datasets.
       image_root: the folder that a file's image paths start from; the file's own if empty.
       data_dir: where named datasets are built on first use, and found later.
-      on_bad_example: of a file: "error" stops at its first bad row, "skip" leaves bad rows out and
-        counts them in `faults`.
+      conditioning: of medical datasets.
+      on_bad_example: "error" stops at the first bad row, "skip" leaves bad rows out and counts them
+        in `faults`.
 
     Raises:
       UserError: no such dataset, split, task or file, or the file has a bad row.
@@ -54,7 +64,22 @@ def open_source(
         from medjax.data.datasets.mni152_vqa.source import Mni152VqaSource
 
         return Mni152VqaSource(split=split, tasks=tasks, data_dir=data_dir)
+    if name_or_path in catalogue.NAMES:
+        from medjax.data.medical.source import MedicalSource
+
+        return MedicalSource(
+            name_or_path,
+            folder=folder or Path(manual_dir) / name_or_path,
+            data_dir=data_dir,
+            split=split,
+            tasks=tasks,
+            modes=modes,
+            settings=conditioning,
+            on_bad_example=on_bad_example,
+        )
     if str(name_or_path).endswith(".jsonl"):
+        if modes:
+            raise UserError(f"{name_or_path} is a file, which has no modes: leave `modes` empty.")
         from medjax.data.json_lines import JsonLinesSource
 
         if split:

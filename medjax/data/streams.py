@@ -7,6 +7,7 @@ number of processes or of workers.
 """
 
 import dataclasses
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -69,8 +70,9 @@ class TrainIterator(Iterator[Batch]):
           UserError: the seed, the sources or their weights are not those of the state, so that the
             stream would be another one.
         """
-        for key, ours in self._order.items():
-            if (theirs := state["order"].get(key)) != ours:
+        for key in state["order"] | self._order:
+            ours, theirs = self._order.get(key), state["order"].get(key)
+            if theirs != ours:
                 raise UserError(
                     f"The checkpoint's data had {key} {theirs}, now it is {ours}: training cannot "
                     "continue on another stream of examples. Restore the setting, or start in "
@@ -126,11 +128,45 @@ def order_of(sources: Mapping[str, tuple[Any, float]], seed: int) -> dict[str, A
     }
 
 
-def mixed(parts: Mapping[str, grain.MapDataset], order: Mapping[str, Any]) -> grain.MapDataset:
-    """Streams interleaved evenly by the weights of `order_of`."""
-    weights = order["weights"]
+def mixed(
+    parts: Mapping[str, grain.MapDataset], order: Mapping[str, Any], names: Sequence[str] = ()
+) -> grain.MapDataset:
+    """Streams, or those of some names, interleaved evenly by the weights of `order_of`."""
+    weights = {name: w for name, w in order["weights"].items() if not names or name in names}
     streams = [parts[name] for name in weights]
     return grain.MapDataset.mix(streams, list(weights.values())) if len(streams) > 1 else streams[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of a stream that has sources of its own.
+
+    Attributes:
+      names: of its sources.
+      batches: how many of the stream's it is.
+    """
+
+    names: tuple[str, ...]
+    batches: int
+
+
+class InPhases:
+    """Streams one after another, as one.
+
+    Each goes on from its own beginning; the last has no end.
+    """
+
+    def __init__(self, streams: Sequence[grain.MapDataset], lengths: Sequence[int]):
+        """`lengths` of all streams but the last, in positions."""
+        self._streams = streams
+        self._starts = np.cumsum([0, *lengths])
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int) -> Any:
+        phase = int(np.searchsorted(self._starts, index, "right")) - 1
+        return self._streams[phase][index - int(self._starts[phase])]
 
 
 def one_pass(

@@ -10,6 +10,7 @@ import pytest
 
 from medjax.data.batching import (
     ExampleTransform,
+    Phase,
     make_eval_batches,
     make_train_iterator,
 )
@@ -140,6 +141,39 @@ def test_weights_are_shares_of_the_examples(transform):
     reordered = dict(reversed(sources.items()))
     again = make_train_iterator(reordered, transform, batch_size=8, seed=0)
     assert ids(take(again, 25)) == stream
+
+
+def test_phases_come_one_after_another(transform):
+    sources = {"a": (Source(6), 1), "b": (Source(8, "b"), 3), "c": (Source(5, "c"), 1)}
+    phases = (Phase(("a",), 3), Phase(("b", "c"), 4), Phase(("a", "c"), 1))
+
+    def make(index=0, count=1):
+        return make_train_iterator(
+            sources, transform, batch_size=4, seed=2, phases=phases,
+            process_index=index, process_count=count,
+        )  # fmt: skip
+
+    batches = take(make(), 12)
+    first, second, third = ids(batches[:3]), ids(batches[3:7]), ids(batches[7:])
+    assert {i[0] for i in first} == {"a"}
+    assert first[:6] != first[6:]  # in a new order each time
+    assert len(set(first[:6])) == len(set(first[6:])) == 6
+    assert sum(i[0] == "b" for i in second) == 12
+    assert sum(i[0] == "c" for i in second) == 4
+    assert {i[0] for i in third} == {"a", "c"}  # the last has no end
+
+    # Continued in the middle of the second, on two processes.
+    iterator = make()
+    take(iterator, 5)
+    state = json.loads(json.dumps(iterator.get_state()))
+    halves = [make(index, 2) for index in range(2)]
+    for half in halves:
+        half.set_state(state)
+    for batch in batches[5:9]:
+        assert sum((next(half).ids for half in halves), ()) == batch.ids
+
+    with pytest.raises(UserError, match="had phases "):
+        make_train_iterator(sources, transform, batch_size=4, seed=2).set_state(state)
 
 
 @pytest.mark.parametrize("count", [2, 3])

@@ -38,16 +38,14 @@ def built(
     final = Path(builder.data_path)
     if final.exists():
         return builder
-    with _locked(data_dir / f".{builder.name}.lock", builder.name):
+    with locked(data_dir / f".{builder.name}.lock", builder.name):
         # Another process may have built it while this one waited.
         if not final.exists():
             _build(builder, final, folder, unit)
     return make()
 
 
-def _build(
-    builder: tfds.core.DatasetBuilder, final: Path, folder: Path | None, unit: str
-) -> None:
+def _build(builder: tfds.core.DatasetBuilder, final: Path, folder: Path | None, unit: str) -> None:
     """Builds into a temporary folder that TFDS renames when everything is in it."""
     for leftover in final.parent.glob("incomplete.*"):
         # Of a build that was killed; the lock says that none is going on.
@@ -68,7 +66,7 @@ def _build(
 
 
 @contextlib.contextmanager
-def _locked(path: Path, name: str) -> Iterator[None]:
+def locked(path: Path, name: str) -> Iterator[None]:
     """Holds a lock on a file, which the system frees even if this process is killed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ class Dataset:
         counter; both name file and record.
       variants: names for several tasks at once.
       version: of what `read` makes of the files, major.minor.patch.
+      make: writes the files into a new folder, where medjax draws them itself.
     """
 
     name: str
@@ -33,3 +34,4 @@ class Dataset:
     read: Callable[[Path, FaultCounter], Iterator[Record]]
     variants: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     version: str = "1.0.0"
+    make: Callable[[Path], None] | None = None

@@ -1,6 +1,7 @@
 """One stage of a run: from a config and a start to a trained model folder."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 from medjax.checkpoints import adapters, tensors
 from medjax.cli import say
 from medjax.data import setup
-from medjax.data.batching import TrainIterator, make_eval_batches, make_train_iterator
+from medjax.data.batching import Phase, TrainIterator, make_eval_batches, make_train_iterator
 from medjax.data.setup import Joined
 from medjax.data.sources import Source
 from medjax.data.tokenizer import Tokenizer
@@ -88,6 +89,7 @@ class Plan:
 
     Attributes:
       sources: of the training data, with their weights, by name.
+      phases: of its curriculum; none: all sources at once.
       held_out: the validation data; None if it is never asked for.
       model: its sizes.
       steps: of training.
@@ -96,6 +98,7 @@ class Plan:
     name: str
     config: ConfigDict
     sources: Mapping[str, tuple[Source, float]]
+    phases: tuple[Phase, ...]
     held_out: Joined | None
     model: PaliGemmaConfig
     mesh: Mesh
@@ -120,7 +123,11 @@ def plan(name: str, config: ConfigDict, model: PaliGemmaConfig, tokenizer: Token
         transform(source[0], np.random.default_rng(0))  # tried, so that it does not fail later
     DecodeConfig(**config.decode.to_dict())
     check_kernels(config, model)
-    steps = steps_of(config, sum(len(source) for source, _ in sources.values()))
+    phases = _phases(name, config, sources)
+    if phases:
+        steps = sum(phase.batches for phase in phases)
+    else:
+        steps = steps_of(config, sum(len(source) for source, _ in sources.values()))
     mesh = make_mesh(config)
     adapted = lora_config(config)
     shapes = tensors.specs(model) if adapted is None else adapters.adapter_specs(model, adapted)
@@ -129,6 +136,7 @@ def plan(name: str, config: ConfigDict, model: PaliGemmaConfig, tokenizer: Token
         name,
         config,
         sources,
+        phases,
         Joined(validation) if validation and config.eval_every else None,
         model,
         mesh,
@@ -136,6 +144,27 @@ def plan(name: str, config: ConfigDict, model: PaliGemmaConfig, tokenizer: Token
     )
     _train_data(planned, None).close()
     return planned
+
+
+def _phases(
+    name: str, config: ConfigDict, sources: Mapping[str, tuple[Source, float]]
+) -> tuple[Phase, ...]:
+    """The curriculum of a stage: so many passes over the sources of each phase.
+
+    Raises:
+      UserError: a phase has no source, or the length of training is said twice.
+    """
+    passes = config.data.phases
+    if passes and (config.steps or config.epochs):
+        raise UserError(f"{name}: data.phases says how long training is; set steps and epochs to 0")
+    phases = []
+    for number, epochs in enumerate(passes):
+        names = tuple(key for key in sources if config.data.train[key].phase == number)
+        if not names:
+            raise UserError(f"{name}: no source of data.train is of phase {number} of data.phases")
+        examples = sum(len(sources[key][0]) for key in names)
+        phases.append(Phase(names, max(1, math.ceil(epochs * examples / config.batch_size))))
+    return tuple(phases)
 
 
 def check_kernels(config: ConfigDict, model: PaliGemmaConfig) -> None:
@@ -151,6 +180,7 @@ def _train_data(plan: Plan, transform: Any) -> TrainIterator:
         transform,
         batch_size=plan.config.batch_size,
         seed=plan.config.seed,
+        phases=plan.phases,
         augment=bool(getattr(transform, "augment", None)),
         process_index=jax.process_index(),
         process_count=jax.process_count(),

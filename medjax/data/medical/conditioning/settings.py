@@ -1,6 +1,9 @@
 """What conditioning does: the keys of a config's `data.conditioning` and their defaults."""
 
 import dataclasses
+import math
+
+from medjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +49,36 @@ class Settings:
     against: tuple[str, ...] = ()
 
 
-CHOICES = {
+DEFAULT = Settings()
+
+_CHOICES = {
     "overlays": ("mask", "crop", "keep"),
     "split": ("published", "made"),
     "leaks": ("error", "drop", "warn", "off"),
 }
+
+
+def check(settings: Settings) -> None:
+    """Raises UserError, which begins with the setting's name, for a value that cannot be."""
+    for name, choices in _CHOICES.items():
+        if (value := getattr(settings, name)) not in choices:
+            raise UserError(f"{name} is {value!r}, none of {', '.join(choices)}")
+    for name in ("max_answer_tokens", "split_seed", "hash_distance"):
+        if (number := getattr(settings, name)) < 0:
+            raise UserError(f"{name} is {number}; it must be 0 or more")
+    sizes = settings.split_sizes
+    shares = all(size <= 1 for size in sizes)
+    if (
+        len(sizes) != 3
+        or not all(isinstance(size, int | float) and size >= 0 for size in sizes)
+        or not sizes[0] > 0
+        or (shares and not math.isclose(sum(sizes), 1))
+        or (not shares and any(size != int(size) for size in sizes))
+    ):
+        raise UserError(
+            f"split_sizes is {sizes}; write three shares that add up to 1, such as (0.8, 0.1, 0.1),"
+            " or three numbers of patients, such as (600, 25, 25)"
+        )
+    for other in settings.against:
+        if not all(other.partition("=")[::2]):
+            raise UserError(f"against has {other!r}; write name=folder, as vqa_rad=/data/vqa_rad")

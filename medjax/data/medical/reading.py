@@ -1,0 +1,50 @@
+"""From a dataset's folder to its records, with the questions of tables added."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from medjax.data.faults import FaultCounter
+from medjax.data.image_files import ImageFile
+from medjax.data.medical.conditioning.settings import Settings
+from medjax.data.medical.dataset import Dataset
+from medjax.data.medical.readers import question_table
+from medjax.data.medical.record import FileImage, Image, Question, Record
+from medjax.errors import UserError
+
+__all__ = ["Question", "file_of", "part_of", "read"]
+
+
+def read(dataset: Dataset, folder: Path, settings: Settings, counter: FaultCounter) -> list[Record]:
+    """The dataset's records, and the further questions that the settings name.
+
+    Raises:
+      UserError: a file is missing or damaged, or there is no record.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"{dataset.name}: there is no folder {folder}. It must hold {dataset.files}"
+        )
+    records = list(dataset.read(folder, counter))
+    if not records:
+        raise UserError(f"{dataset.name}: {folder} holds no record that can be used")
+    for table in settings.question_tables:
+        records = question_table.add(records, Path(table).expanduser(), counter)
+    return records
+
+
+def part_of(image: Image) -> str:
+    """Which part of its file an image is, and the file's name, as JSON; for `file_of`."""
+    file = image.file if isinstance(image, FileImage) else ImageFile(Path(image.key))
+    return json.dumps({"name": file.path.name, "frame": file.frame, "window": file.window})
+
+
+def file_of(part: str) -> ImageFile:
+    """What `part_of` wrote."""
+    values = json.loads(part)
+    window = values["window"]
+    return dataclasses.replace(
+        ImageFile(Path(values["name"])),
+        frame=values["frame"],
+        window=None if window is None else (float(window[0]), float(window[1])),
+    )
