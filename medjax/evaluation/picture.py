@@ -15,10 +15,7 @@ from medjax.evaluation.metrics import MAIN_METRIC
 from medjax.evaluation.predictions import Prediction
 from medjax.evaluation.table import metric_name
 from medjax.files import write_whole
-
-# Sky blue and orange of the palette of Okabe and Ito, which all kinds of colour vision tell apart.
-TRUTH_COLOUR = "#56B4E9"
-GUESS_COLOUR = "#E69F00"
+from medjax.pages import GUESS_COLOUR, TRUTH_COLOUR
 
 PAPER, INK, FAINT = "#FFFFFF", "#1B1F24", "#6A727C"
 _RIGHT, _WRONG = "#1F6F54", "#B3401F"

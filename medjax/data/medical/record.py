@@ -17,7 +17,7 @@ SPLITS = ("train", "validation", "test")
 # Facts that a result is broken down by, and that a page shows; the others are long texts.
 SHORT_FACTS = (
     "type", "modality", "plane", "location", "location_category", "sex", "age", "diagnosis",
-    "category", "acr_code", "synpic", "cuis", "title",
+    "category", "acr_code", "synpic", "cuis", "title", "seen",
 )  # fmt: skip
 LONG_FACTS = (
     "caption", "history", "findings", "differential", "exam", "treatment", "discussion",
