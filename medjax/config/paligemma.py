@@ -18,7 +18,7 @@ def _keys() -> dict[str, Any]:
         # Passes over the training sources of each phase, one phase after another, such as (2.0,
         # 5.0) with sources whose `phase` is 0 or 1; then steps and epochs are 0. None: all at once.
         "phases": (),
-        # Holds folders of medical datasets' own files, each called as the dataset: medpix2, slake, ...
+        # Holds the folders of medical datasets, each called as the dataset: medpix2, slake, ...
         "manual_dir": "",
         # What is done to these, see data/medical/conditioning/settings.py.
         "conditioning": dataclasses.asdict(settings.Settings()),

@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 from collections.abc import Callable, Sequence
 
-from medjax.data.medical.conditioning.settings import CHOICES, Settings
+from medjax.data.medical.conditioning.settings import Settings, check
 from medjax.data.medical.conditioning.step import Report, Step
 from medjax.data.medical.record import Record
 from medjax.errors import UserError
@@ -124,17 +124,6 @@ def condition(records: Sequence[Record], settings: Settings, *, name: str) -> Co
         reports.append(report)
         sizes.append(Size.of(left))
     return conditioned()
-
-
-def check(settings: Settings) -> None:
-    """Raises UserError where a setting is not what it may be."""
-    for key, choices in CHOICES.items():
-        if (value := getattr(settings, key)) not in choices:
-            listed = ", ".join(f'"{choice}"' for choice in choices)
-            raise UserError(f"data.conditioning.{key} is {value!r}: set it to one of {listed}.")
-    for key in ("max_answer_tokens", "hash_distance"):
-        if (value := getattr(settings, key)) < 0:
-            raise UserError(f"data.conditioning.{key} is {value}: it may not be less than 0.")
 
 
 def _check_ids(records: Sequence[Record], name: str) -> None:
