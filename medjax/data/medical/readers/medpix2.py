@@ -57,8 +57,9 @@ _NO_ACR_CODE = ("-1.-1", "0.0")
 _BODY_WORDS = {
     "arm", "back", "bile", "blood", "body", "bone", "brain", "breast", "chest", "colon", "cord",
     "ear", "ears", "eye", "eyes", "face", "foot", "hand", "head", "heart", "hip", "jaw", "knee",
-    "leg", "limb", "liver", "lobe", "lobes", "lung", "lungs", "mouth", "neck", "nose", "orbit", "pelvis",
-    "rib", "ribs", "sacrum", "sinus", "skin", "skull", "spine", "throat", "trunk", "wrist",
+    "leg", "limb", "liver", "lobe", "lobes", "lung", "lungs", "mouth", "neck", "nose", "orbit",
+    "pelvis", "rib", "ribs", "sacrum", "sinus", "skin", "skull", "spine", "throat", "trunk",
+    "wrist",
 }  # fmt: skip
 _BODY_STEMS = (
     "abdom", "adrenal", "ankle", "aorta", "aortic", "arter", "axilla", "biliary", "bladder",
