@@ -4,7 +4,7 @@ Source: Siragusa, Contino, La Ciura, Alicata, Pirrone: "MedPix 2.0: A Comprehens
 Biomedical Data Set for Advanced AI Applications with Retrieval Augmented Generation and Knowledge
 Graphs", https://arxiv.org/abs/2407.02994; files: https://github.com/CHILab1/MedPix-2.0, folder
 MedPix-2-0. A case is an object of Case_topic.json, an image one of Descriptions.json, linked by
-U_id; in the files "TAC" is CT.
+U_id; in the files "TAC" is CT. A location is the organ system under which MedPix files the case.
 """
 
 import collections

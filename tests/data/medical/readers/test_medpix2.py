@@ -150,12 +150,12 @@ def test_stray_spaces_make_no_further_modality(drawn_medpix):
 
 def test_locations_must_name_a_part_of_the_body(drawn_medpix, change, caplog):
     rows = _load(drawn_medpix, "Descriptions.json")
-    assert {"Left Blank", "Springfield"} <= {row["Location"] for row in rows}
+    assert {"Left Blank", "Bethesda, MD"} <= {row["Location"] for row in rows}
     records, counter = _read(drawn_medpix)
     found = {record.facts.get("location") for record in records}
-    assert {"Left Blank", "Springfield"}.isdisjoint(found)
+    assert {"Left Blank", "Bethesda, MD"}.isdisjoint(found)
     assert None in found
-    assert "'Springfield' (1)" in caplog.text
+    assert "'Bethesda, MD' (1)" in caplog.text
     assert not counter.counts
     # As MedPix has them.
     known = [
@@ -163,7 +163,7 @@ def test_locations_must_name_a_part_of_the_body(drawn_medpix, change, caplog):
         "Eye and Orbit", "Vascular", "Gastrointestinal", "Musculoskeletal", "Spine", "Endocrine",
         "Abdomen", "Generalized",
     ]  # fmt: skip
-    towns = ["Cardiff", "Sacramento", "Palermo", "San Antonio, Texas", "Tempe"]
+    towns = ["Bethesda, MD", "Cardiff", "Sacramento", "Palermo", "Tempe"]
 
     def relocate(rows):
         for row, location in zip(rows, known + towns, strict=False):
