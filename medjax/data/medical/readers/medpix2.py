@@ -4,7 +4,7 @@ Source: Siragusa, Contino, La Ciura, Alicata, Pirrone: "MedPix 2.0: A Comprehens
 Biomedical Data Set for Advanced AI Applications with Retrieval Augmented Generation and Knowledge
 Graphs", https://arxiv.org/abs/2407.02994; files: https://github.com/CHILab1/MedPix-2.0, folder
 MedPix-2-0. A case is an object of Case_topic.json, an image one of Descriptions.json, linked by
-U_id; in the files "TAC" is CT.
+U_id; in the files "TAC" is CT. A location is the organ system under which MedPix files the case.
 """
 
 import collections
@@ -57,8 +57,9 @@ _NO_ACR_CODE = ("-1.-1", "0.0")
 _BODY_WORDS = {
     "arm", "back", "bile", "blood", "body", "bone", "brain", "breast", "chest", "colon", "cord",
     "ear", "ears", "eye", "eyes", "face", "foot", "hand", "head", "heart", "hip", "jaw", "knee",
-    "leg", "limb", "liver", "lobe", "lobes", "lung", "lungs", "mouth", "neck", "nose", "orbit", "pelvis",
-    "rib", "ribs", "sacrum", "sinus", "skin", "skull", "spine", "throat", "trunk", "wrist",
+    "leg", "limb", "liver", "lobe", "lobes", "lung", "lungs", "mouth", "neck", "nose", "orbit",
+    "pelvis", "rib", "ribs", "sacrum", "sinus", "skin", "skull", "spine", "throat", "trunk",
+    "wrist",
 }  # fmt: skip
 _BODY_STEMS = (
     "abdom", "adrenal", "ankle", "aorta", "aortic", "arter", "axilla", "biliary", "bladder",

@@ -56,8 +56,9 @@ def read(root: Path, counter: FaultCounter) -> Splits:
     uids = folder / UIDS
     if uids.is_file():
         for key, cases in _read_lists(uids).items():
+            part = _part(key, uids)
             for case in cases:
-                splits.add(case, _part(key, uids), f"{uids.name}: {key}")
+                splits.add(case, part, f"{uids.name}: {key}")
     for path in sorted(folder.glob("*.jsonl")):
         # Files of other names are not the split's.
         if re.match(r"(data|descriptions)_", path.name):

@@ -63,10 +63,10 @@ def add(records: Sequence[Record], path: str | Path, counter: FaultCounter) -> l
             split, patient = row.get("split", ""), _patient(record)
             known = record.split or splits.get(patient, "")
             if split and split != known and known:
-                whose = "the image" if record.split else f"the patient {patient}"
+                whose = "" if record.split else f" (like all of {patient})"
                 raise BadExample(
                     "split conflict",
-                    f'"split" is {split}, but {whose} of {record.id} is in {known}.',
+                    f'"split" is {split}, but the image {record.id}{whose} is in {known}.',
                 )
             question = _question(row, record, len(added[record.id]))
         except BadExample as fault:
