@@ -14,7 +14,6 @@ import tensorflow_datasets as tfds
 from medjax.data.datasets import building
 from medjax.data.medical.builder import Build, builder_class
 from medjax.data.medical.conditioning import page
-from medjax.data.medical.conditioning.leaks import Leaked
 from medjax.data.medical.conditioning.settings import Settings
 from medjax.data.medical.dataset import Dataset
 from medjax.errors import UserError
@@ -55,13 +54,12 @@ def built(
 
     try:
         return building.built(make, data_dir, folder=folder)
-    except Leaked as leaked:
+    except UserError as error:
+        if (conditioned := getattr(error, "conditioned", None)) is None:
+            raise
         refused = data_dir / dataset.name / f"{name}-refused"
-        page.write(refused, leaked.conditioned)
-        raise UserError(
-            f"{dataset.name}: {leaked} Look at {refused / page.HTML}; then set "
-            "data.conditioning.leaks to drop (the images leave training), to warn or to off."
-        ) from leaked
+        page.write(refused, conditioned)
+        raise UserError(f"{error} All of it is in {refused / page.HTML}.") from error
 
 
 def faults(builder: tfds.core.DatasetBuilder) -> collections.Counter[str]:
