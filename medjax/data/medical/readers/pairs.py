@@ -11,14 +11,33 @@ from medjax.errors import UserError
 
 _YES_NO = ("yes", "no")
 
+# A record without questions, and a question of it.
+Pair = tuple[Record, Question]
 
-def gather(pairs: Iterable[tuple[Record, Question]]) -> Iterator[Record]:
+
+def content(pair: Pair) -> tuple[str, str, str]:
+    """Image, question and answer, whatever the case and the spaces."""
+    record, question = pair
+    asked, answer = (
+        " ".join(text.lower().split()) for text in (question.question, question.answer)
+    )
+    return record.image.key, asked, answer
+
+
+def once(pairs: Iterable[Pair]) -> list[Pair]:
+    """Leaves out pairs whose content their part of the dataset had before."""
+    first: dict[tuple[str, ...], Pair] = {}
+    for pair in pairs:
+        first.setdefault((pair[0].split, *content(pair)), pair)
+    return list(first.values())
+
+
+def gather(pairs: Iterable[Pair]) -> Iterator[Record]:
     """Joins the questions about an image.
 
     Args:
-      pairs: a record without questions, and a question of it; records of one id are one, and the
-        first of them counts. A question whose id another had before gets "-2", "-3", ... behind it:
-        some files number their rows twice over.
+      pairs: records of one id are one, and the first of them counts. A question
+        whose id another had before gets "-2", "-3", ... behind it: some files number rows twice.
 
     Yields:
       The records in the order in which they were seen first, when all pairs have been read.
@@ -112,9 +131,7 @@ def from_parquet(folder: Path, counter: FaultCounter) -> Iterator[Record]:
         yield from gather(_parquet_pairs(part, paths, counter))
 
 
-def _parquet_pairs(
-    part: str, paths: Sequence[Path], counter: FaultCounter
-) -> Iterator[tuple[Record, Question]]:
+def _parquet_pairs(part: str, paths: Sequence[Path], counter: FaultCounter) -> Iterator[Pair]:
     for file, path in enumerate(paths):
         for row in parquet_rows(path, ("question", "answer"), counter, digests=True):
             try:

@@ -12,7 +12,6 @@ answer that an image has twice is kept once, in the test part if it is in both: 
 are left, as in the Hub's version.
 """
 
-import collections
 import logging
 import re
 from collections.abc import Iterator
@@ -24,9 +23,12 @@ from medjax.data.medical.dataset import Dataset
 from medjax.data.medical.readers.json_records import member, read_records, short_text
 from medjax.data.medical.readers.pairs import (
     ImageFolder,
+    Pair,
+    content,
     from_parquet,
     gather,
     needed,
+    once,
     stated_kind,
 )
 from medjax.data.medical.readers.tables import parquet_parts
@@ -46,8 +48,6 @@ _ORGANS = {"head": "head", "chest": "chest", "abd": "abdomen", "abdomen": "abdom
 # The file spells one type otherwise than its own documentation.
 _SPELLINGS = {"ATRIB": "ATTRIB"}
 
-_Pair = tuple[Record, Question]
-
 
 def read(folder: Path, counter: FaultCounter) -> Iterator[Record]:
     """See `Dataset.read`. JSON files are read if there are any, else parquet files."""
@@ -58,7 +58,7 @@ def read(folder: Path, counter: FaultCounter) -> Iterator[Record]:
         return
     images = ImageFolder(folder, _IMAGES)
     pairs = [pair for path in paths for pair in _pairs(path, images, counter)]
-    kept = _without_repetitions(pairs)
+    kept = _tested_once(once(pairs))
     if repeated := len(pairs) - len(kept):
         _log.warning("VQA-RAD has %d pairs of question and answer twice: kept once.", repeated)
     yield from gather(kept)
@@ -76,7 +76,7 @@ def _json_files(folder: Path) -> list[Path]:
     return [files[name] for name in wanted if name in files]
 
 
-def _pairs(path: Path, images: ImageFolder, counter: FaultCounter) -> Iterator[_Pair]:
+def _pairs(path: Path, images: ImageFolder, counter: FaultCounter) -> Iterator[Pair]:
     for index, row in read_records(path, "qid"):
         qid = row.get("qid", "") if isinstance(row, dict) else ""
         where = f"{path}: record {index}, qid {qid}"
@@ -86,7 +86,7 @@ def _pairs(path: Path, images: ImageFolder, counter: FaultCounter) -> Iterator[_
             counter.add(BadExample(fault.reason, f"{where}: {fault}"))
 
 
-def _pair(row: Any, images: ImageFolder, where: str) -> _Pair:
+def _pair(row: Any, images: ImageFolder, where: str) -> Pair:
     name = member(row, "image_name", str).strip()
     phrase = member(row, "phrase_type", str).strip()
     if phrase not in _PHRASES:
@@ -133,23 +133,10 @@ def _facts(row: Any, stem: str) -> dict[str, str]:
     return {name: text for name, text in facts.items() if text}
 
 
-def _without_repetitions(pairs: list[_Pair]) -> list[_Pair]:
-    """Each question with its answer once an image; the test part's before the training part's."""
-
-    def key(pair: _Pair) -> tuple[str, ...]:
-        record, question = pair
-        texts = (question.question, question.answer)
-        return (record.image.key, *(" ".join(text.lower().split()) for text in texts))
-
-    tested = {key(pair) for pair in pairs if pair[0].split == "test"}
-    seen: collections.Counter[tuple[str, ...]] = collections.Counter()
-    kept = []
-    for pair in pairs:
-        part, same = pair[0].split, key(pair)
-        seen[part, *same] += 1
-        if seen[part, *same] == 1 and (part == "test" or same not in tested):
-            kept.append(pair)
-    return kept
+def _tested_once(pairs: list[Pair]) -> list[Pair]:
+    """Leaves out of the training part what the test part has, too."""
+    tested = {content(pair) for pair in pairs if pair[0].split == "test"}
+    return [pair for pair in pairs if pair[0].split == "test" or content(pair) not in tested]
 
 
 DATASET = Dataset(
