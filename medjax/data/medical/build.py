@@ -59,7 +59,7 @@ def built(
             raise
         refused = data_dir / dataset.name / f"{name}-refused"
         page.write(refused, conditioned)
-        raise UserError(f"{error} All of it is in {refused / page.HTML}.") from error
+        raise UserError(f"{error} All of it is in {refused / page.FILES[1]}.") from error
 
 
 def faults(builder: tfds.core.DatasetBuilder) -> collections.Counter[str]:
@@ -69,7 +69,7 @@ def faults(builder: tfds.core.DatasetBuilder) -> collections.Counter[str]:
 
 def report(builder: tfds.core.DatasetBuilder) -> Mapping[str, Any]:
     """What conditioning did, as `conditioning.json` has it."""
-    return json.loads((builder.data_path / page.JSON).read_text())
+    return json.loads((builder.data_path / page.FILES[0]).read_text())
 
 
 def _drawn(dataset: Dataset, data_dir: Path) -> Path:

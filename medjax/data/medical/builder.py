@@ -79,7 +79,7 @@ class MedicalBuilder(
         records = reading.read(self.dataset, Path(dl_manager.manual_dir), settings, counter)
         done = condition(records, settings, name=self.dataset.name)
         folder = Path(self.data_dir)
-        page.write(folder, done, faults=counter.counts)
+        page.write(folder, dataclasses.replace(done, faults=dict(counter.counts)))
         parts = {
             split: [r for r in done.records if r.split == split and r.questions] for split in SPLITS
         }

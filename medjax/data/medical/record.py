@@ -17,7 +17,7 @@ SPLITS = ("train", "validation", "test")
 # Facts that a result is broken down by, and that a page shows; the others are long texts.
 SHORT_FACTS = (
     "type", "modality", "plane", "location", "location_category", "sex", "age", "diagnosis",
-    "category", "acr_code", "synpic", "cuis", "title", "seen",
+    "category", "acr_code", "synpic", "cuis", "title", "licence", "seen",
 )  # fmt: skip
 LONG_FACTS = (
     "caption", "history", "findings", "differential", "exam", "treatment", "discussion",
@@ -157,6 +157,7 @@ class Record:
       crop: the rectangle that is kept; None for all.
       hashes: what the image looks like, see `conditioning.hashes`; "" until that is computed.
       where: it was read, for messages: file and record.
+      mask: an image of the same size whose values are classes, where the dataset has one.
     """
 
     id: str
@@ -169,6 +170,7 @@ class Record:
     crop: Pixels | None = None
     hashes: str = ""
     where: str = ""
+    mask: Image | None = None
 
 
 def shown(

@@ -40,7 +40,7 @@ def write(folder: Path, conditioned: Conditioned) -> None:
 def summary(conditioned: Conditioned) -> dict[str, Any]:
     """Every count, figure and setting, ready for JSON; images are named by their ids.
 
-    Keys: `format`, `dataset`, `settings`, `off` (settings whose steps did not run), `before` and
+    Keys: `format`, `dataset`, `settings`, `off` (settings whose steps did not run), `faults`, `before` and
     `after` (`patients`, `images`, `questions`), `images_without_questions`, and `steps`: `name`,
     `does`, `unit`, `dropped`, `changed`, `figures`, `warnings`, `before`, `after`, `cases`.
     """
@@ -50,6 +50,7 @@ def summary(conditioned: Conditioned) -> dict[str, Any]:
         "dataset": conditioned.name,
         "settings": _settings(conditioned.settings),
         "off": list(conditioned.off),
+        "faults": dict(conditioned.faults),
         "before": sizes[0],
         "after": sizes[-1],
         "images_without_questions": sum(not record.questions for record in conditioned.records),

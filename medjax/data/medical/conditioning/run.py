@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from medjax.data.medical.conditioning.settings import Settings, check
 from medjax.data.medical.conditioning.step import Report, Step
@@ -39,6 +39,7 @@ class Conditioned:
       settings: that it was done with.
       sizes: before the first step and after each: one more than there are reports.
       off: settings whose steps did not run.
+      faults: how many records could not be read and were left out before all this, by reason.
     """
 
     records: tuple[Record, ...]
@@ -47,6 +48,7 @@ class Conditioned:
     settings: Settings
     sizes: tuple[Size, ...]
     off: tuple[str, ...]
+    faults: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
