@@ -27,8 +27,8 @@ def medical_lora(name: str, arg: str) -> ConfigDict:
     _, _, size = model.rpartition("-")
     if not size.isdigit() or targets not in ("", *TARGETS):
         raise ValueError(
-            f"{arg!r} is no model with its image size and, after a comma, attention or all, such as "
-            "paligemma-3b-224,attention"
+            f"{arg!r} is no model with its image size and, after a comma, attention or all, such "
+            "as paligemma-3b-224,attention"
         )
     c = ConfigDict()
     c.name = name

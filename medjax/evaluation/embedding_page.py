@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from medjax import pages
+from medjax.evaluation import pages
 from medjax.evaluation.embedding_map import Points, level_colours, modality_style
 from medjax.files import write_whole
 

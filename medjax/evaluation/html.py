@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from medjax import pages
 from medjax.data.loc_tokens import EXTRA_REGEX, decode_boxes
+from medjax.evaluation import pages
 from medjax.evaluation.metrics import FOUND_IOU
 from medjax.evaluation.predictions import Prediction, by_id
 from medjax.evaluation.table import Results, metric_name

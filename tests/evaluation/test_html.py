@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medjax import pages, table
 from medjax.data.example import Example
 from medjax.evaluation import html as page
+from medjax.evaluation import pages, table
 from medjax.evaluation.predictions import from_example
 
 EVIL = "<script>alert('x')</script>\"'><img src=x onerror=alert(1)> & %%title </li> 脳 ‮ \ud83e"

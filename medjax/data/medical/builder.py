@@ -7,7 +7,6 @@ what conditioning did: `conditioning.json` and `conditioning.html`.
 """
 
 import dataclasses
-import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -125,19 +124,15 @@ class MedicalBuilder(
 
 def builder_class(dataset: Dataset) -> type[MedicalBuilder]:
     """The TFDS builder of a dataset, called as it is."""
-    return _builder_class(dataset.name, dataset)
-
-
-@functools.cache
-def _builder_class(name: str, dataset: Dataset) -> type[MedicalBuilder]:
     values = {
-        "name": name,
+        "name": dataset.name,
         "dataset": dataset,
         "VERSION": tfds.core.Version(dataset.version),
         "MANUAL_DOWNLOAD_INSTRUCTIONS": dataset.files,
         "__doc__": f"{dataset.title}.",
     }
-    return type(name, (MedicalBuilder,), values, skip_registration=True)
+    # Not registered: TFDS would refuse the second of a name.
+    return type(dataset.name, (MedicalBuilder,), values, skip_registration=True)
 
 
 def _texts(records: Sequence[Record]) -> pyarrow.Table:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from medjax import pages
+from medjax.evaluation import pages
 from medjax.evaluation.fourm.cases import Exhibit, Legend, Section, Shown
 from medjax.evaluation.fourm.scores import MAIN_METRIC, Direction
 from medjax.evaluation.table import Results, metric_name

@@ -40,9 +40,9 @@ def write(folder: Path, conditioned: Conditioned) -> None:
 def summary(conditioned: Conditioned) -> dict[str, Any]:
     """Every count, figure and setting, ready for JSON; images are named by their ids.
 
-    Keys: `format`, `dataset`, `settings`, `off` (settings whose steps did not run), `faults`, `before` and
-    `after` (`patients`, `images`, `questions`), `images_without_questions`, and `steps`: `name`,
-    `does`, `unit`, `dropped`, `changed`, `figures`, `warnings`, `before`, `after`, `cases`.
+    Keys: `format`, `dataset`, `settings`, `off` (settings whose steps did not run), `faults`, `before`
+    and `after` (`patients`, `images`, `questions`), `images_without_questions`, and `steps`:
+    `name`, `does`, `unit`, `dropped`, `changed`, `figures`, `warnings`, `before`, `after`, `cases`.
     """
     sizes = [dataclasses.asdict(size) for size in conditioned.sizes]
     return {
