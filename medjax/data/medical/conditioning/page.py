@@ -40,7 +40,7 @@ def write(folder: Path, conditioned: Conditioned) -> None:
 def summary(conditioned: Conditioned) -> dict[str, Any]:
     """Every count, figure and setting, ready for JSON; images are named by their ids.
 
-    Keys: `format`, `dataset`, `settings`, `off` (settings whose steps did not run), `faults`, `before`
+    Keys: `format`, `dataset`, `settings`, `off` (whose steps did not run), `faults`, `before`
     and `after` (`patients`, `images`, `questions`), `images_without_questions`, and `steps`:
     `name`, `does`, `unit`, `dropped`, `changed`, `figures`, `warnings`, `before`, `after`, `cases`.
     """
