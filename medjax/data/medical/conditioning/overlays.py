@@ -84,7 +84,7 @@ def learn(records: Sequence[Record]) -> Common:
     count = min(len(records), _SAMPLE)
     sample = [records[i * len(records) // count] for i in range(count)]
     learner = Learner()
-    for pixels in of_images(sample, lambda pixels: pixels, "what images have in common"):
+    for pixels in of_images(sample, lambda _, pixels: pixels, "what images have in common"):
         if pixels is not None:
             learner.add(pixels)
     return learner.common()
@@ -96,19 +96,20 @@ class _Found:
     shape: tuple[int, int]
 
 
-def _look(common: Common, pixels: UInt8[np.ndarray, "height width 3"]) -> _Found:
+def _look(common: Common, record: Record, pixels: UInt8[np.ndarray, "height width 3"]) -> _Found:
+    del record  # text is looked for in what is hidden already, too
     return _Found(find(pixels, common), (pixels.shape[0], pixels.shape[1]))
 
 
 def of_images(
     records: Sequence[Record],
-    function: Callable[[UInt8[np.ndarray, "height width 3"]], T],
+    function: Callable[[Record, UInt8[np.ndarray, "height width 3"]], T],
     what: str,
 ) -> Iterator[T | None]:
     """What a function makes of every record's image, in their order, by several threads.
 
     Args:
-      function: of the whole image, as displayed.
+      function: of the record, and of its whole image, as displayed.
       what: is done, for the progress bar.
 
     Yields:
@@ -117,7 +118,7 @@ def of_images(
 
     def call(record: Record) -> T | None:
         try:
-            return function(record.image.pixels())
+            return function(record, record.image.pixels())
         except BadExample:
             return None
 
