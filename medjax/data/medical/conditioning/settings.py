@@ -28,8 +28,8 @@ class Settings:
       leaks: between the parts: "error" ends the build, "drop" takes the images out of training,
         "warn" lists them only, "off" does not look.
       hash_distance: images whose hashes differ in at most so many of 64 bits are near-duplicates.
-      against: other datasets that must not share images with this one's validation and test parts,
-        each "name=folder".
+      against: other datasets that this one is trained or tested together with, each "name=folder":
+        no image may be in the one's training part and in the other's validation or test part.
     """
 
     question_tables: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class Settings:
     split_sizes: tuple[float, ...] = (0.8, 0.1, 0.1)
     split_seed: int = 0
     leaks: str = "error"
-    hash_distance: int = 4
+    hash_distance: int = 6
     against: tuple[str, ...] = ()
 
 
