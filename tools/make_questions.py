@@ -15,8 +15,8 @@ Examples:
 
 Answers are JSON, checked; one that can't be used is asked for again, and told of if that does not
 help. Every answer is kept in a journal: the same command goes on where it was interrupted, and
-costs nothing once all is answered. The table is written at the end, whole or not at all; a run reads it
-with --config.data.conditioning.question_tables, without any network.
+costs nothing once all is answered. The table is written at the end, whole or not at all; a run
+reads it with --config.data.conditioning.question_tables, without any network.
 
 The API key is read from the environment. Exit code: 0 the table is written, 2 the input is wrong or
 the endpoint does not answer, 1 --max-cost ended it before.

@@ -101,7 +101,7 @@ def read(text: str, finish: str, schema: dict[str, Any], language: str) -> tuple
         raise BadExample("not JSON", f"The answer is not JSON ({error}).") from error
     faults = sorted(_jsonschema().Draft202012Validator(schema).iter_errors(value), key=_path)
     if faults:
-        told = "; ".join(f"at {f.json_path}: {f.message:.200}" for f in faults[:_SHOWN])
+        told = "; ".join(f"at {f.json_path}: {_short(f.message)}" for f in faults[:_SHOWN])
         raise BadExample("not of the schema", f"The answer is not of the form asked for: {told}.")
     pairs = tuple(_pair(row) for row in value["pairs"])
     if complaints := list(_complaints(pairs, language)):
@@ -141,6 +141,11 @@ def _complaints(pairs: Sequence[Pair], language: str) -> Iterator[str]:
 def _is_closed(pair: Pair) -> bool:
     answer = pair.answer.casefold().rstrip(".")
     return answer in ("yes", "no") or answer in pair.question.casefold()
+
+
+def _short(message: str) -> str:
+    """The end of a message: it begins with what is wrong, however long, and ends with why."""
+    return message if len(message) <= 200 else f"... {message[-200:]}"
 
 
 def _path(fault: Any) -> str:

@@ -1,5 +1,6 @@
 """Answers all requests of a plan, several at once; what stops it leaves the journal behind."""
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,8 @@ from medjax.data.medical.llm.limits import BudgetSpent
 from medjax.data.medical.llm.messages import Asking
 from medjax.data.medical.llm.plan import Request
 from medjax.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 _GIVES_UP = 5  # requests in a row without an answer
 
@@ -79,10 +82,8 @@ def answer(
                     stop.set()
     except KeyboardInterrupt:
         stop.set()
-        for key, result in results:
-            if isinstance(result, Outcome):
-                outcomes[key] = result
-                done(result)
+        _log.warning("Waiting for the answers that are under way; Ctrl-C again does not wait.")
+        results.join()
         raise
     if failure is not None:
         raise failure
@@ -110,9 +111,12 @@ class _Workers:
         self._do, self._stop = do, stop
         self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._running = min(parallel, len(requests))
-        for _ in range(self._running):
-            # Daemons: a second Ctrl-C does not wait for them.
-            threading.Thread(target=self._work, daemon=True).start()
+        # Daemons: a second Ctrl-C does not wait for them.
+        self._threads = [
+            threading.Thread(target=self._work, daemon=True) for _ in range(self._running)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         while self._running:
@@ -121,6 +125,11 @@ class _Workers:
                 self._running -= 1
             else:
                 yield item
+
+    def join(self) -> None:
+        """Waits for what is under way, whose results are not wanted."""
+        for thread in self._threads:
+            thread.join()
 
     def _work(self) -> None:
         try:
