@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from medjax.errors import UserError
+from medjax.evaluation.bootstrap import OfSets
 from medjax.evaluation.metrics import degeneration, detection, text, vqa
 from medjax.evaluation.metrics.kinds import Answer, AnswerType, Kind
 
 # COCO's: 0.5, 0.55, ..., 0.95.
 _COCO_IOUS = tuple(np.linspace(0.5, 0.95, 10))
-
-OfSets = Callable[[Float[np.ndarray, "samples groups"]], Float[np.ndarray, "samples"]]
 
 
 class OfCorpus(Protocol):
@@ -57,6 +56,11 @@ class Metric:
     better: Literal["higher", "lower", ""] = "higher"
     main: bool = False
     libraries: tuple[str, ...] = ()
+
+    def prepare(self, answers: Sequence[Answer], groups: Int[np.ndarray, "answers"]) -> OfSets:
+        """What computes a metric of whole sets, of how often each group is in them."""
+        assert self.corpus is not None, f"{self.name} is of single answers"
+        return self.corpus(answers, groups)
 
     def scores(self, kind: Kind, answer_type: AnswerType, has_truth: bool) -> bool:
         """Whether it scores an example of this sort."""

@@ -1,13 +1,14 @@
 """Boxes: how well they overlap, and average precision as COCO defines it."""
 
 import collections
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from medjax.data.loc_tokens import Box, decode_boxes
+from medjax.evaluation.bootstrap import OfSets
 from medjax.evaluation.metrics.kinds import Answer, normalise
 
 # COCO's: recalls at which precision is read, and boxes of one label that an image may have.
@@ -79,7 +80,7 @@ def _by_label(objects: Iterable[tuple[Box, str]]) -> dict[str, list[Box]]:
 
 def average_precision(
     thresholds: Sequence[float], answers: Sequence[Answer], groups: Int[np.ndarray, "answers"]
-) -> Callable[[Float[np.ndarray, "samples groups"]], Float[np.ndarray, "samples"]]:
+) -> OfSets:
     """Mean average precision of sets that hold each group of answers some number of times.
 
     As COCO defines it (Lin et al., arXiv:1405.0312, and pycocotools): an answer is an image; within

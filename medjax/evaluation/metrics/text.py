@@ -13,13 +13,14 @@ The n-gram metrics are those of the libraries that the field uses; what they lea
 import collections
 import functools
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from medjax.errors import UserError
+from medjax.evaluation.bootstrap import OfSets
 from medjax.evaluation.metrics.kinds import Answer, normalise, spaced_words, tokens
 
 
@@ -103,9 +104,7 @@ def cider(answers: Sequence[Answer]) -> list[float]:
     return [float(value) for value in scorer.compute_cider()]
 
 
-def bleu(
-    n: int, answers: Sequence[Answer], groups: Int[np.ndarray, "answers"]
-) -> Callable[[Float[np.ndarray, "samples groups"]], Float[np.ndarray, "samples"]]:
+def bleu(n: int, answers: Sequence[Answer], groups: Int[np.ndarray, "answers"]) -> OfSets:
     """BLEU over 1 to n-grams of sets that hold each group of answers some number of times.
 
     Args:

@@ -83,7 +83,8 @@ def test_choices_are_understood_as_datasets_write_them(choices):
     ("said", "right"),
     [
         ("B", 1), ("b)", 1), ("(B) left lung", 1), ("Answer: B.", 1),
-        ("The correct answer is B", 1), ("left lung", 1), ("It is the left lung.", 1), ("lung", 0), ("A", 0), ("B or C", 0),
+        ("The correct answer is B", 1), ("left lung", 1), ("It is the left lung.", 1),
+        ("lung", 0), ("A", 0), ("B or C", 0),
         ("a left lung", 1), ("lung and liver", 0), ("", 0),
     ],
 )  # fmt: skip
