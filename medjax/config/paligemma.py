@@ -54,6 +54,12 @@ def _keys() -> dict[str, Any]:
             # The key of the data that says which examples depend on one another, such as
             # "patient": intervals are over these. None: the images.
             "group": "",
+            # What answers are scored by: names and groups of evaluation/metrics/catalogue.py, such
+            # as ("basic", "vqa", "text", "degeneration"). All but basic, vqa, detection and
+            # degeneration need the extra eval.
+            "metrics": ("basic",),
+            # Keys of the data by which there are further tables: "modality", "answer_length", ...
+            "by": (),
         },
         "export": {"huggingface": True, "verify": True, "dtype": "float32"},
     }

@@ -6,12 +6,14 @@ Bootstrap Methods and their Application, 1997, section 3.8). With few groups (le
 percentile intervals are somewhat too narrow.
 """
 
-import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import ArrayLike
+
+# What computes a number of each set of groups, of how often each group is in it.
+OfSets = Callable[[Float[np.ndarray, "sets g"]], Float[np.ndarray, "sets"]]
 
 # Draws held in memory at once; part of what makes an interval reproducible.
 _DRAWS_PER_BLOCK = 1 << 20
@@ -40,13 +42,10 @@ def interval(
     Raises:
       ValueError: `values` is empty, not finite, or not as long as `groups`; a level outside (0, 1).
     """
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must lie between 0 and 1, not be {level}")
-    sums, counts = _totals(values, groups)
-    if len(sums) == 1:
-        return math.nan, math.nan
-    means = _resampled_means(sums, counts, samples, np.random.default_rng(seed))
-    low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    _check_level(level)
+    values = _checked(values, groups)
+    draws = Draws(groups, samples, seed)
+    [[low], [high]] = draws.intervals(draws.means(values[:, None]), level)
     return float(low), float(high)
 
 
@@ -73,31 +72,82 @@ def paired_difference(
     return float(difference.mean()), low, high
 
 
-def _totals(
-    values: ArrayLike, groups: Sequence[Hashable]
-) -> tuple[Float[np.ndarray, "g"], Int[np.ndarray, "g"]]:
-    """Sum and number of the values of each group, groups in order of appearance."""
+class Draws:
+    """Sets of groups, drawn with replacement, as many groups in each as there are: one draw for
+    many numbers. `interval` of any of them draws the same sets.
+
+    Attributes:
+      index: [n], the number of each example's group, in order of appearance.
+      size: the number of groups.
+    """
+
+    def __init__(self, groups: Sequence[Hashable], samples: int = 2000, seed: int = 0):
+        """Draws nothing yet; the arguments are those of `interval`."""
+        order: dict[Hashable, int] = {}
+        self.index = np.array([order.setdefault(group, len(order)) for group in groups], np.int64)
+        self.size = len(order)
+        self._samples, self._seed = samples, seed
+
+    def means(
+        self,
+        columns: Float[np.ndarray, "n k"],
+        statistics: Sequence[OfSets] = (),
+    ) -> Float[np.ndarray, "samples k+s"]:
+        """The means of each drawn set, and what is computed of it as a whole.
+
+        Args:
+          columns: a number an example, k times.
+          statistics: each computes a number of every set, given how often each group is in it.
+
+        Returns:
+          For each set the means of the k columns, then the statistics.
+        """
+        sums = np.stack(
+            [np.bincount(self.index, weights=column) for column in columns.T]
+            + [np.bincount(self.index)],
+            axis=1,
+        )
+        blocks = []
+        for counts in self._counts():
+            totals = counts @ sums
+            means = totals[:, :-1] / totals[:, -1:]
+            blocks.append(np.column_stack([means, *(of_sets(counts) for of_sets in statistics)]))
+        return np.concatenate(blocks)
+
+    def intervals(
+        self, values: Float[np.ndarray, "samples k"], level: float
+    ) -> Float[np.ndarray, "2 k"]:
+        """Percentile intervals of the columns of `means`: lows, then highs; nan of one group."""
+        if self.size == 1 or not values.size:
+            return np.full((2, values.shape[1]), np.nan)
+        _check_level(level)
+        tails = [(1.0 - level) / 2.0, (1.0 + level) / 2.0]
+        # A set in which a statistic has no value (mAP, and nothing to find) says nothing of it.
+        if np.isnan(values).any():
+            return np.nanquantile(values, tails, axis=0)
+        return np.quantile(values, tails, axis=0)
+
+    def _counts(self) -> Iterator[Float[np.ndarray, "rows g"]]:
+        """How often each group is in each set, a block of sets at a time."""
+        random, size = np.random.default_rng(self._seed), self.size
+        rows = max(1, _DRAWS_PER_BLOCK // size)
+        for start in range(0, self._samples, rows):
+            count = min(rows, self._samples - start)
+            drawn = random.integers(size, size=(count, size))
+            drawn += size * np.arange(count)[:, None]
+            flat = np.bincount(drawn.ravel(), minlength=count * size)
+            yield flat.reshape(count, size).astype(np.float64)
+
+
+def _check_level(level: float) -> None:
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must lie between 0 and 1, not be {level}")
+
+
+def _checked(values: ArrayLike, groups: Sequence[Hashable]) -> Float[np.ndarray, "n"]:
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or not len(values) or len(values) != len(groups):
         raise ValueError(f"values {values.shape} and {len(groups)} groups do not go together")
     if not np.isfinite(values).all():
         raise ValueError("values must be finite")
-    order: dict[Hashable, int] = {}
-    index = np.array([order.setdefault(group, len(order)) for group in groups])
-    return np.bincount(index, weights=values), np.bincount(index)
-
-
-def _resampled_means(
-    sums: Float[np.ndarray, "g"],
-    counts: Int[np.ndarray, "g"],
-    samples: int,
-    random: np.random.Generator,
-) -> Float[np.ndarray, "samples"]:
-    """Mean over the examples of each sample of groups."""
-    size = len(sums)
-    rows = max(1, _DRAWS_PER_BLOCK // size)
-    means = []
-    for start in range(0, samples, rows):
-        drawn = random.integers(size, size=(min(rows, samples - start), size))
-        means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
-    return np.concatenate(means)
+    return values

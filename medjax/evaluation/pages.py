@@ -8,11 +8,12 @@ from medjax.pages import count, data_uri, escape, fill, numbers, options
 __all__ = ["count", "data_uri", "escape", "fill", "numbers", "options", "results_table"]
 
 
-def results_table(summary: Results, *, alone: bool = False) -> str:
-    """The table of results; each estimate with a picture of its interval.
+def results_table(summary: Results, *, alone: bool = False, notes: bool = True) -> str:
+    """The table of results; each estimate with a picture of its interval; breakdowns follow.
 
     Args:
       alone: whether it is of one task, whose name, like the note to all numbers, is elsewhere.
+      notes: whether to say below it how to read it.
     """
     head = "".join(
         f'<th scope="col" class="{"number" if 2 <= i < 4 else ""}">{escape(name)}</th>'
@@ -21,10 +22,15 @@ def results_table(summary: Results, *, alone: bool = False) -> str:
     )
     body = "".join(_results_row(summary, row, alone) for row in summary.rows)
     lines = [*([] if alone else [summary.note]), *summary.difference_lines()]
-    notes = f'<p class="note">{"<br>".join(map(escape, lines))}</p>' if lines else ""
+    said = f'<p class="note">{"<br>".join(map(escape, lines))}</p>' if lines and notes else ""
+    parts = "".join(
+        f'<details class="by"><summary>By {escape(part.words.task)}</summary>'
+        f"{results_table(part, notes=False)}</details>"
+        for part in summary.breakdowns()
+    )
     return (
         f'<div class="results"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        f"</div>{notes}"
+        f"</div>{said}{parts}"
     )
 
 

@@ -33,7 +33,8 @@ class Prediction:
         gives none.
       log_prob_per_token: `log_prob` over the number of those tokens.
       truncated: whether the question was too long, so that the system did not read its end.
-      scores: by the metric's name, each in [0, 1]; empty without a true answer.
+      scores: by the metric's name, finite; from 0 to the metric's `top`, which is 1 but for `cider`
+        and `length` (see `metrics.METRICS`). Without a true answer those that need none, if any.
       extra: what else the dataset knew of the example.
     """
 
@@ -114,6 +115,20 @@ def from_example(
         scores=metrics.score(example.prefix, generated, example.suffix, task),
         extra=dict(example.extra),
     )
+
+
+def scored(predictions: Sequence[Prediction], names: Iterable[str]) -> list[Prediction]:
+    """One system's answers with the scores of some metrics, which may depend on all of them.
+
+    Args:
+      predictions: of the whole set.
+      names: of metrics and groups, see `metrics.check`.
+    """
+    scores = metrics.score_all(predictions, names)
+    return [
+        dataclasses.replace(prediction, scores=of_one)
+        for prediction, of_one in zip(predictions, scores, strict=True)
+    ]
 
 
 def task_of(example: Example) -> str:

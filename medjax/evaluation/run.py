@@ -19,8 +19,9 @@ from medjax.decoding.config import DecodeConfig
 from medjax.decoding.decode import Decoder
 from medjax.evaluation.baselines import Majority
 from medjax.evaluation.html import write_html
+from medjax.evaluation.metrics import BASIC
 from medjax.evaluation.picture import write_picture
-from medjax.evaluation.predictions import Prediction, from_example, write_jsonl
+from medjax.evaluation.predictions import Prediction, from_example, scored, write_jsonl
 from medjax.evaluation.table import Results, results
 from medjax.files import write_whole
 
@@ -108,10 +109,19 @@ def write(
     source: setup.Joined,
     title: str,
     group: str = "",
+    *,
+    metrics: Sequence[str] = BASIC,
+    by: Sequence[str] = (),
 ) -> Results:
-    """Writes `FILES`; predictions.jsonl and .png are of the last system."""
+    """Writes `FILES`; predictions.jsonl and .png are of the last system.
+
+    Args:
+      metrics: names and groups of those that the answers are scored by.
+      by: keys of the examples by which there are further tables, see `breakdown`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    table = results(systems, groups=f"{group or 'image'}s")
+    systems = {name: scored(predictions, metrics) for name, predictions in systems.items()}
+    table = results(systems, groups=f"{group or 'image'}s", metrics=metrics, by=by)
     images = Images(source)
     last = list(systems.values())[-1]
     write_whole(folder / "results.json", (json.dumps(table.to_dict(), indent=2) + "\n").encode())

@@ -6,41 +6,38 @@ PaliGemma's are `evaluation.predictions.Prediction`, 4M's `evaluation.fourm.repo
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from medjax.evaluation import bootstrap
+import numpy as np
+
+from medjax.evaluation import breakdown
+from medjax.evaluation.estimates import Estimate, Row, Scored, Sheet
+from medjax.evaluation.metrics import BASIC, METRICS, chosen
 from medjax.evaluation.predictions import by_id
+
+__all__ = [
+    "OVERALL",
+    "Estimate",
+    "Results",
+    "Row",
+    "Scored",
+    "Words",
+    "metric_name",
+    "metric_top",
+    "results",
+]
 
 OVERALL = "overall"
 _KINDS = ("question", "detection", "caption")
+# Of the metrics that are not in the table of `metrics`: 4M's.
 _NAMES = {
-    "exact_match": "exact match",
-    "iou": "IoU",
-    "token_f1": "token F1",
     "token_accuracy": "token accuracy",
     "dice": "mean Dice",
     "psnr": "PSNR (dB)",
 }
 # Where an axis of a metric ends that has no greatest value.
 _TOPS = {"psnr": 50.0}
-
-
-class Scored(Protocol):
-    """One system's answer to one example; the fields are those of `Prediction`."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def task(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def group(self) -> str: ...
-    @property
-    def truncated(self) -> bool: ...
-    @property
-    def scores(self) -> Mapping[str, float]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,54 +55,6 @@ class Words:
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A mean and its interval, whose ends are nan where there is only one group."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        if math.isnan(self.low):
-            return f"{self.value:.2f}"
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
-
-    def to_dict(self) -> dict[str, float | None]:
-        ends = {"low": self.low, "high": self.high}
-        return {"value": self.value} | {k: None if math.isnan(v) else v for k, v in ends.items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One metric of one task.
-
-    Attributes:
-      task: its name; `OVERALL` for all questions together.
-      metric: the score's name.
-      questions: how many examples have this score.
-      groups: how many independent groups they come from.
-      estimates: by system, in the order of `Results.systems`, without those that left the task out.
-      differences: the last system minus each other one, on the same examples, by the other's name;
-        empty where the last system left the task out.
-    """
-
-    task: str
-    metric: str
-    questions: int
-    groups: int
-    estimates: Mapping[str, Estimate]
-    differences: Mapping[str, Estimate]
-
-    def to_dict(self, groups: str, examples: str) -> dict[str, Any]:
-        return {
-            examples: self.questions,
-            groups: self.groups,
-            "systems": {name: e.to_dict() for name, e in self.estimates.items()},
-            "differences": {name: e.to_dict() for name, e in self.differences.items()},
-        }
-
-
-@dataclasses.dataclass(frozen=True)
 class Results:
     """A table of results.
 
@@ -117,6 +66,8 @@ class Results:
       groups: what a group is, in the plural: "slabs", "patients".
       truncated: how many questions were too long for a system, by its name.
       words: what the table calls tasks and questions.
+      totals: each metric that is not basic, over all examples that it scores.
+      by: by key, such as "modality": a row for each value and main metric, the value as the task.
     """
 
     systems: tuple[str, ...]
@@ -126,10 +77,18 @@ class Results:
     groups: str
     truncated: Mapping[str, int]
     words: Words = Words()
+    totals: tuple[Row, ...] = ()
+    by: Mapping[str, tuple[Row, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        return (*self.tasks, self.overall) if self.overall else self.tasks
+        """What tables show: of each task its main metrics, then all over everything."""
+        main = (row for row in self.tasks if row.metric not in METRICS or METRICS[row.metric].main)
+        return (*main, *self._overall_rows)
+
+    @property
+    def _overall_rows(self) -> tuple[Row, ...]:
+        return ((self.overall,) if self.overall else ()) + self.totals
 
     @property
     def note(self) -> str:
@@ -139,7 +98,15 @@ class Results:
             text = "Mean score, 0 to 1 and PSNR in dB, "
         text += f"with {100 * self.level:g}% bootstrap intervals over {self.groups}."
         if self.overall:
-            text += " Overall is exact match over all questions, without captions and detection."
+            text += " Overall is exact match over all questions, without captions and detection"
+            text += "; other metrics are over all that they score." if self.totals else "."
+        shown = [METRICS[m] for m in dict.fromkeys(r.metric for r in self.rows) if m in METRICS]
+        if tops := [f"{m.title} 0 to {m.top:g}" for m in shown if m.top > 1 and m.better]:
+            text += f" Not from 0 to 1: {', '.join(tops)}."
+        if neither := [m.title for m in shown if not m.better]:
+            text += f" Neither more nor less is better: {', '.join(neither)}."
+        if less := [m.title for m in shown if m.better == "lower"]:
+            text += f" Less is better: {', '.join(less)}."
         cut = [f"{name} {count}" for name, count in self.truncated.items() if count]
         if cut:
             text += f" {self.words.cut}: {', '.join(cut)}."
@@ -168,8 +135,8 @@ class Results:
         aligned = [_aligned(row, widths) for row in (header, *rows)]
         rule = "─" * max(map(len, aligned))
         lines = [aligned[0], rule, *aligned[1:]]
-        if self.overall:
-            lines.insert(-1, rule)
+        if below := len(self._overall_rows):
+            lines.insert(-below, rule)
         return "\n".join([*lines, "", self.note, *self.difference_lines()])
 
     def to_markdown(self) -> str:
@@ -181,22 +148,29 @@ class Results:
         ruler = ["---"] * 2 + ["---:"] * (len(header) - 2)
         table = "\n".join(f"| {' | '.join(row)} |" for row in (header, ruler, *rows))
         differences = "\n".join(f"- {line}" for line in self.difference_lines())
-        return "\n\n".join(part for part in (table, self.note, differences) if part)
+        parts = [table, self.note, differences]
+        for part in self.breakdowns():
+            # A table alone: note and differences are those above.
+            parts += [f"### By {part.words.task}", part.to_markdown().split("\n\n")[0]]
+        return "\n\n".join(part for part in parts if part)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: every number, unrounded; null for the ends of an interval of one group."""
-        tasks: dict[str, dict[str, Any]] = {}
-        for row in self.tasks:
-            tasks.setdefault(row.task, {})[row.metric] = self._row_dict(row)
-        overall = self.overall
         return {
             "level": self.level,
             "groups": self.groups,
             "systems": list(self.systems),
             "truncated": dict(self.truncated),
-            "tasks": tasks,
-            "overall": {overall.metric: self._row_dict(overall)} if overall else None,
-        }
+            "tasks": self._nested(self.tasks),
+            "overall": {row.metric: self._row_dict(row) for row in self._overall_rows} or None,
+        } | ({"by": {key: self._nested(rows) for key, rows in self.by.items()}} if self.by else {})
+
+    def _nested(self, rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
+        """Rows by task and metric."""
+        tasks: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            tasks.setdefault(row.task, {})[row.metric] = self._row_dict(row)
+        return tasks
 
     @property
     def header(self) -> tuple[str, ...]:
@@ -208,7 +182,23 @@ class Results:
         """The rows of one task alone, with the systems that did it."""
         rows = tuple(row for row in self.tasks if row.task == task)
         systems = tuple(s for s in self.systems if any(s in row.estimates for row in rows))
-        return dataclasses.replace(self, systems=systems, tasks=rows, overall=None)
+        return dataclasses.replace(
+            self, systems=systems, tasks=rows, overall=None, totals=(), by={}
+        )
+
+    def breakdowns(self) -> list["Results"]:
+        """A table for each key of `by`."""
+        return [
+            dataclasses.replace(
+                self,
+                tasks=rows,
+                overall=None,
+                totals=(),
+                by={},
+                words=dataclasses.replace(self.words, task=key.replace("_", " ")),
+            )
+            for key, rows in self.by.items()
+        ]
 
     def _row_dict(self, row: Row) -> dict[str, Any]:
         return row.to_dict(self.groups, self.words.examples)
@@ -230,6 +220,8 @@ def results(
     groups: str = "slabs",
     order: Sequence[str] = (),
     words: Words = Words(),
+    metrics: Sequence[str] = BASIC,
+    by: Sequence[str] = (),
 ) -> Results:
     """Tabulates the scores of several systems.
 
@@ -241,6 +233,10 @@ def results(
       order: of tasks; those that it does not name follow: questions, then detection, then captions,
         and within those by name.
       words: what the table calls tasks and questions.
+      metrics: names and groups of `metrics.METRICS`: those of whole sets (BLEU, mAP), which records
+        have no scores of, are computed if they are named here; they read `Prediction`s.
+      by: keys, such as "modality", by which there are further tables, see `breakdown`; also of
+        `Prediction`s alone.
 
     Raises:
       ValueError: there is no system, a system has an id twice, or systems differ in their ids.
@@ -250,54 +246,37 @@ def results(
     systems = tuple(predictions)
     indices = {system: by_id(predictions[system]) for system in systems}
     _check_same_examples(indices)
-    every: dict[str, Scored] = {}
-    for index in indices.values():
-        every |= {id: p for id, p in index.items() if id not in every}
-
-    def make_row(task: str, metric: str, keep: Callable[[Scored], bool]) -> Row:
-        chosen = [p for p in every.values() if keep(p) and metric in p.scores]
-        ids, units = [p.id for p in chosen], [p.group for p in chosen]
-        values = {
-            name: [index[i].scores[metric] for i in ids]
-            for name, index in indices.items()
-            if ids[0] in index
-        }
-        last = values.get(systems[-1])
-        return Row(
-            task=task,
-            metric=metric,
-            questions=len(ids),
-            groups=len(set(units)),
-            estimates={
-                name: Estimate(
-                    math.fsum(v) / len(v), *bootstrap.interval(v, units, level, samples, seed)
-                )
-                for name, v in values.items()
-            },
-            differences={
-                name: Estimate(
-                    *bootstrap.paired_difference(last, values[name], units, level, samples, seed)
-                )
-                for name in systems[:-1]
-                if name in values and last is not None
-            },
-        )
+    corpus = [metric for metric in chosen(metrics) if metric.corpus]
+    sheet = Sheet(indices, corpus, level=level, samples=samples, seed=seed)
+    every = sheet.examples
+    kinds = {p.task: p.kind for p in every}
+    tasks = np.array([p.task for p in every], object)
 
     def place(task: str) -> tuple[int, int, str]:
         kind = _KINDS.index(kinds[task]) if kinds[task] in _KINDS else len(_KINDS)
         return (order.index(task) if task in order else len(order)), kind, task
 
-    kinds = {p.task: p.kind for p in every.values()}
-    found = dict.fromkeys((p.task, metric) for p in every.values() for metric in p.scores)
+    # Those of whole sets take their place among the others.
+    known = [m for m in METRICS if m in sheet.metrics]
+    names = [*known, *(m for m in sheet.metrics if m not in METRICS)] if corpus else sheet.metrics
     rows = [
-        make_row(task, metric, lambda p, task=task: p.task == task)  # type: ignore[misc]
-        for task, metric in sorted(found, key=lambda pair: place(pair[0]))
+        row for task in sorted(kinds, key=place) for row in sheet.rows(task, tasks == task, names)
     ]
-    overall = None
-    if any(p.kind == "question" and "exact_match" in p.scores for p in every.values()):
-        overall = make_row(OVERALL, "exact_match", lambda p: p.kind == "question")
+    questions = np.array([p.kind == "question" for p in every], bool)
+    overall = sheet.rows(OVERALL, questions, ["exact_match"])
+    beyond = [m for m in known if METRICS[m].group not in BASIC]
+    totals = sheet.rows(OVERALL, np.ones(len(every), bool), beyond)
+    main = [m for m in known if METRICS[m].main]
+    broken_down = {}
+    for key in by:
+        labels, shown = breakdown.labels(every, key)
+        of = np.array(labels, object)
+        broken_down[key] = tuple(row for x in shown for row in sheet.rows(x, of == x, main))
     truncated = {name: sum(p.truncated for p in index.values()) for name, index in indices.items()}
-    return Results(systems, tuple(rows), overall, level, groups, truncated, words)
+    return Results(
+        systems, tuple(rows), overall[0] if overall else None, level, groups, truncated, words,
+        tuple(totals), broken_down,
+    )  # fmt: skip
 
 
 def _check_same_examples(indices: Mapping[str, Mapping[str, Scored]]) -> None:
@@ -320,12 +299,12 @@ def metric_name(metric: str) -> str:
     """The metric as people write it."""
     if metric.startswith("dice/"):
         return f"Dice of {metric.removeprefix('dice/')}"
-    return _NAMES.get(metric, metric)
+    return METRICS[metric].title if metric in METRICS else _NAMES.get(metric, metric)
 
 
 def metric_top(metric: str) -> float:
     """The end of an axis from 0 for the metric's values."""
-    return _TOPS.get(metric, 1.0)
+    return METRICS[metric].top if metric in METRICS else _TOPS.get(metric, 1.0)
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:

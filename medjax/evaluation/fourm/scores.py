@@ -21,6 +21,7 @@ from medjax.data.loc_tokens import Box as Corners
 from medjax.data.samples.sample import UNKNOWN, Box
 from medjax.errors import UserError
 from medjax.evaluation import metrics
+from medjax.evaluation.metrics import masks
 from medjax.modalities.table import BOXES, IDS, IMAGE, LABELS, MODALITIES, TEXT, Modality, lookup
 
 # Where a PSNR ends, dB: equal images would have an infinite one.
@@ -135,9 +136,7 @@ def dice(
     _check_shapes(made, true)
     known = true != UNKNOWN
     classes = np.arange(1, num_classes)[:, None]
-    ours, theirs = made[known] == classes, true[known] == classes
-    shared, total = (ours & theirs).sum(1), ours.sum(1) + theirs.sum(1)
-    return np.where(total > 0, 2.0 * shared / np.maximum(total, 1), 1.0)
+    return masks.dice(made[known] == classes, true[known] == classes)
 
 
 def psnr(made: ArrayLike, true: ArrayLike) -> float:

@@ -16,6 +16,7 @@ from medjax.cli import say
 from medjax.data import setup
 from medjax.data.tokenizer import Tokenizer
 from medjax.errors import UserError
+from medjax.evaluation import metrics
 from medjax.evaluation import run as evaluation
 from medjax.models.config import PaliGemmaConfig
 from medjax.pipelines import results, weights
@@ -94,7 +95,8 @@ def _questions(config: ConfigDict, tokenizer: Tokenizer, part: str) -> setup.Joi
     """What the models are asked: the run's data, else the last stage's.
 
     Raises:
-      UserError: there is no such data, a question is too long, or the groups' key is not there.
+      UserError: there is no such data, a question is too long, the groups' key is not there, or a
+        metric is unknown or lacks its library.
     """
     names = config_lib.stage_names(config)
     last = config_lib.stage_config(config, names[-1])
@@ -106,6 +108,7 @@ def _questions(config: ConfigDict, tokenizer: Tokenizer, part: str) -> setup.Joi
         where = f"{name}: data.{part}"
         sources = setup.fitting(sources, stage, tokenizer, where, answers=False)
     setup.check_group(sources, config.evaluate.group)
+    metrics.check(config.evaluate.metrics)
     return setup.Joined(sources, config.evaluate.examples)
 
 
@@ -172,7 +175,10 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
     folder = results.folder_of(workdir, part)
     results.begin(folder)
     title = f"{config.name}: {part} questions"
-    table = evaluation.write(folder, systems, source, title, config.evaluate.group)
+    table = evaluation.write(
+        folder, systems, source, title, config.evaluate.group,
+        metrics=config.evaluate.metrics, by=config.evaluate.by,
+    )  # fmt: skip
     if part == "test":
         results.finish(folder, results.settings(config, _ASKED))
     say(table.to_text())

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medjax.evaluation import metrics
+from medjax.evaluation.metrics import detection
 
 WHOLE = "<loc0000><loc0000><loc1023><loc1023>"
 LEFT = "<loc0000><loc0000><loc1023><loc0341>"  # the left third: 341 / 1023
@@ -92,7 +93,7 @@ def test_greedy_matching_equals_trying_pairs_in_order_of_iou():
             rows.add(i)
             columns.add(j)
             total += value
-    assert metrics._greedy_sum(iou) == pytest.approx(total)
+    assert detection._greedy_sum(iou) == pytest.approx(total)
 
 
 @pytest.mark.parametrize(
