@@ -73,6 +73,43 @@ def paired_difference(
     return float(difference.mean()), low, high
 
 
+def ratio(
+    values: ArrayLike,
+    of: ArrayLike,
+    groups: Sequence[Hashable],
+    level: float = 0.95,
+    samples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Mean of `values` over the mean of `of`, of the same examples, and its interval.
+
+    Both means are of the same sample of groups each time, and then divided.
+
+    Returns:
+      (ratio, low, high). All are nan where the mean of `of` is not above 0, and the ends also where
+      there is only one group, or where that happens in so many samples that the interval would have
+      to count them; in fewer, they are left out. Arguments and errors are those of `interval`.
+    """
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must lie between 0 and 1, not be {level}")
+    above, below = _totals(values, groups), _totals(of, groups)
+    if (whole := below[0].sum()) <= 0.0:
+        return math.nan, math.nan, math.nan
+    value = float(above[0].sum() / whole)
+    if len(below[0]) == 1:
+        return value, math.nan, math.nan
+    # Generators of the same seed draw the same groups.
+    numerator, denominator = (
+        _resampled_means(*totals, samples, np.random.default_rng(seed)) for totals in (above, below)
+    )
+    there = denominator > 0.0
+    if (~there).mean() > (1.0 - level) / 2.0:
+        return value, math.nan, math.nan
+    ratios = numerator[there] / denominator[there]
+    low, high = np.quantile(ratios, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    return value, float(low), float(high)
+
+
 def _totals(
     values: ArrayLike, groups: Sequence[Hashable]
 ) -> tuple[Float[np.ndarray, "g"], Int[np.ndarray, "g"]]:

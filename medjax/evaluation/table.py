@@ -117,6 +117,7 @@ class Results:
       groups: what a group is, in the plural: "slabs", "patients".
       truncated: how many questions were too long for a system, by its name.
       words: what the table calls tasks and questions.
+      more: further tables by title, which stand below this one.
     """
 
     systems: tuple[str, ...]
@@ -126,6 +127,7 @@ class Results:
     groups: str
     truncated: Mapping[str, int]
     words: Words = Words()
+    more: Mapping[str, "Results"] = dataclasses.field(default_factory=dict)
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -170,7 +172,10 @@ class Results:
         lines = [aligned[0], rule, *aligned[1:]]
         if self.overall:
             lines.insert(-1, rule)
-        return "\n".join([*lines, "", self.note, *self.difference_lines()])
+        lines += ["", self.note, *self.difference_lines()]
+        for title, table in self.more.items():
+            lines += ["", title, "", table.to_text()]
+        return "\n".join(lines)
 
     def to_markdown(self) -> str:
         """For a README: a table and what it shows."""
@@ -181,7 +186,8 @@ class Results:
         ruler = ["---"] * 2 + ["---:"] * (len(header) - 2)
         table = "\n".join(f"| {' | '.join(row)} |" for row in (header, ruler, *rows))
         differences = "\n".join(f"- {line}" for line in self.difference_lines())
-        return "\n\n".join(part for part in (table, self.note, differences) if part)
+        below = [f"### {title.capitalize()}\n\n{t.to_markdown()}" for title, t in self.more.items()]
+        return "\n\n".join(part for part in (table, self.note, differences, *below) if part)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: every number, unrounded; null for the ends of an interval of one group."""
@@ -196,6 +202,7 @@ class Results:
             "truncated": dict(self.truncated),
             "tasks": tasks,
             "overall": {overall.metric: self._row_dict(overall)} if overall else None,
+            **{title: table.to_dict() for title, table in self.more.items()},
         }
 
     @property
@@ -208,7 +215,7 @@ class Results:
         """The rows of one task alone, with the systems that did it."""
         rows = tuple(row for row in self.tasks if row.task == task)
         systems = tuple(s for s in self.systems if any(s in row.estimates for row in rows))
-        return dataclasses.replace(self, systems=systems, tasks=rows, overall=None)
+        return dataclasses.replace(self, systems=systems, tasks=rows, overall=None, more={})
 
     def _row_dict(self, row: Row) -> dict[str, Any]:
         return row.to_dict(self.groups, self.words.examples)

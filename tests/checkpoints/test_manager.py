@@ -72,7 +72,7 @@ def test_saving_goes_on_in_the_background_with_the_state_of_then(manager):
 def test_latest_and_best_are_kept(manager, tmp_path, latest, best, kept):
     checkpoints = manager(keep_latest=latest, keep_best=best)
     for step, loss in enumerate([3.0, 0.5, 1.0, 2.0, 4.0], start=1):
-        checkpoints.save(step, state(step), {}, loss)
+        checkpoints.save(step, state(step), {}, {"loss": loss})
     checkpoints.wait()
     assert steps(tmp_path) == kept
     assert checkpoints.latest() == 5
@@ -91,7 +91,7 @@ def test_without_validation_only_the_latest(manager, tmp_path):
 
 def test_one_step_is_saved_once(manager):
     checkpoints = manager()
-    checkpoints.save(1, state(1), {}, 0.5)
+    checkpoints.save(1, state(1), {}, {"loss": 0.5})
     checkpoints.save(1, state(2), {})
     checkpoints.wait()
     restored, _ = checkpoints.restore(1, state(0))
@@ -127,7 +127,7 @@ def test_a_damaged_checkpoint_is_one_clear_error(tmp_path, how):
     for index in itertools.count():
         folder = tmp_path / str(index)
         checkpoints = Checkpoints(folder)
-        checkpoints.save(1, state(1), {"next_example": 4}, 0.5)
+        checkpoints.save(1, state(1), {"next_example": 4}, {"loss": 0.5})
         checkpoints.close()
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         if index >= len(files):  # orbax does not always write as many

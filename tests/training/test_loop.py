@@ -61,6 +61,10 @@ class FakeData:
         ids = tuple(f"example {n}" for n in numbers)
         return Batch({"number": numbers}, ids, numbers % 3 == 0, np.ones(BATCH, bool))
 
+    @property
+    def epoch(self):
+        return self.next / 8
+
     def get_state(self):
         return {"next_example": self.next}
 

@@ -1,7 +1,7 @@
 """One stage of a run: from a config and a start to a trained model folder."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,11 +18,15 @@ from medjax.data.sources import Source
 from medjax.data.tokenizer import Tokenizer
 from medjax.decoding.config import DecodeConfig
 from medjax.errors import UserError
+from medjax.evaluation import answered
+from medjax.evaluation.answered import Chosen
+from medjax.evaluation.asking import Asker
 from medjax.models import families, variants
 from medjax.models.config import PaliGemmaConfig
 from medjax.pipelines import weights
 from medjax.pipelines.fit import (
     check_optimizer,
+    check_stopping,
     fit,
     leaves_weights,
     lora_config,
@@ -89,6 +93,7 @@ class Plan:
     Attributes:
       sources: of the training data, with their weights, by name.
       held_out: the validation data; None if it is never asked for.
+      asked: those of them that are answered at each evaluation; None if none are.
       model: its sizes.
       steps: of training.
     """
@@ -97,6 +102,7 @@ class Plan:
     config: ConfigDict
     sources: Mapping[str, tuple[Source, float]]
     held_out: Joined | None
+    asked: Chosen | None
     model: PaliGemmaConfig
     mesh: Mesh
     steps: int
@@ -121,6 +127,10 @@ def plan(name: str, config: ConfigDict, model: PaliGemmaConfig, tokenizer: Token
     DecodeConfig(**config.decode.to_dict())
     check_kernels(config, model)
     steps = steps_of(config, sum(len(source) for source, _ in sources.values()))
+    held_out = Joined(validation) if validation and config.eval_every else None
+    asked = answered.chosen(held_out, config.eval_answers) if held_out is not None else None
+    figures = (*_objective(config).names, *answered.names(asked))
+    check_stopping(name, config, figures, held_out)
     mesh = make_mesh(config)
     adapted = lora_config(config)
     shapes = tensors.specs(model) if adapted is None else adapters.adapter_specs(model, adapted)
@@ -129,13 +139,18 @@ def plan(name: str, config: ConfigDict, model: PaliGemmaConfig, tokenizer: Token
         name,
         config,
         sources,
-        Joined(validation) if validation and config.eval_every else None,
+        held_out,
+        asked,
         model,
         mesh,
         steps,
     )
     _train_data(planned, None).close()
     return planned
+
+
+def _objective(config: ConfigDict) -> Answers:
+    return Answers(config.loss.normalize, config.loss.label_smoothing)
 
 
 def check_kernels(config: ConfigDict, model: PaliGemmaConfig) -> None:
@@ -190,7 +205,7 @@ def run_stage(plan: Plan, workdir: Workdir, start: Start | None, tokenizer: Toke
         name,
         config,
         model,
-        Answers(config.loss.normalize, config.loss.label_smoothing),
+        _objective(config),
         _train_data(plan, transform),
         steps=steps,
         mesh=mesh,
@@ -198,5 +213,16 @@ def run_stage(plan: Plan, workdir: Workdir, start: Start | None, tokenizer: Toke
         folder=workdir.stage(name),
         base=base,
         validation=validation,
+        answers=_answers(plan, transform, tokenizer),
     )
     weights.save(workdir.model(name), config, trained, start, workdir.tokenizer)
+
+
+def _answers(
+    plan: Plan, transform: Any, tokenizer: Tokenizer
+) -> Callable[[Any], Mapping[str, float]] | None:
+    """Gives the figures of a model's answers to validation questions; None if none are asked."""
+    if (asked := plan.asked) is None:
+        return None
+    ask = Asker(tokenizer, plan.config, transform)
+    return lambda model: answered.figures(ask(model, asked, plan.name, keep_bar=False))
