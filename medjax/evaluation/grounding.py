@@ -124,15 +124,15 @@ class Shares(Results):
     def note(self) -> str:
         """What is divided by what, and how to read it."""
         text = (
-            f"{self.model}: its score, and under each check the share of it that survives, which is"
-            " the score under the check / the score with the true image: 1.00 means that the image "
-            "was not used. A task whose score is 0 has no share."
+            f"{self.model}: its score, and the share of it that survives with a blank image or "
+            "another's, which is the score with that image / the score with the true image: 1.00 "
+            "means that the image was not used. A task whose score is 0 has no share."
         )
         if any(_ABOVE in column for column in self.systems):
             text += (
-                f" {_ABOVE.capitalize()}: (score under the check - score of the majority answer) / "
-                "(score with the true image - score of the majority answer), of tasks in which the "
-                "model is above it; below 0 it does worse under the check than the majority answer."
+                f" {_ABOVE.capitalize()}: (score with that image - score of the majority answer) /"
+                " (score with the true image - score of the majority answer), for tasks in which "
+                "the model is above the majority answer."
             )
         return (
             f"{text} {100 * self.level:g}% bootstrap intervals over {self.groups}, both scores of "
@@ -169,8 +169,9 @@ def shares(
     used = [name, *(system(name, check) for check in checks)]
     floor = by_id(systems[majority]) if majority in systems else {}
     scores = {one: by_id(systems[one]) for one in used}
-    columns = ("score", *checks)
-    columns += tuple(f"{check}, {_ABOVE}" for check in checks) if floor else ()
+    shares = {check: f"{check} / score" for check in checks}
+    columns = ("score", *shares.values())
+    columns += tuple(f"{share}, {_ABOVE}" for share in shares.values()) if floor else ()
 
     def row(task: str, chosen: Sequence[Prediction]) -> Row:
         units = [prediction.group for prediction in chosen]
@@ -183,11 +184,11 @@ def shares(
         found = {"score": Estimate(float(true.mean()), low, high)}
         for check in checks:
             under = values(scores[system(name, check)])
-            found[check] = Estimate(*bootstrap.ratio(under, true, units, level))
+            found[shares[check]] = Estimate(*bootstrap.ratio(under, true, units, level))
             if floor:
                 least = values(floor)
-                share = bootstrap.ratio(under - least, true - least, units, level)
-                found[f"{check}, {_ABOVE}"] = Estimate(*share)
+                above = bootstrap.ratio(under - least, true - least, units, level)
+                found[f"{shares[check]}, {_ABOVE}"] = Estimate(*above)
         there = {key: found[key] for key in columns if not np.isnan(found[key].value)}
         metric = MAIN_METRIC[chosen[0].kind]
         return Row(task, metric, len(chosen), len(set(units)), there, {})

@@ -1,5 +1,6 @@
 """What the training of any stage has in common: from a model and its data to the trained model."""
 
+import importlib.util
 import pathlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from medjax.checkpoints.manager import Checkpoints
 from medjax.cli import say
 from medjax.data.batching import Batch, TrainIterator
 from medjax.errors import UserError
+from medjax.evaluation import curves, curves_picture
 from medjax.models import params
 from medjax.models.lora import LoRAConfig
 from medjax.scaling import sharding
@@ -81,7 +83,21 @@ def fit(
             trainer.state, _ = checkpoints.restore(best, trainer.state)
     finally:
         checkpoints.close()
+    if jax.process_index() == 0:
+        _draw_curves(name, config, folder)
     return trainer.model_with()
+
+
+def _draw_curves(name: str, config: ConfigDict, folder: pathlib.Path) -> None:
+    """Writes the stage's curves.png where matplotlib is installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return
+    try:
+        curves_picture.write_png(folder / "curves.png", [curves.of_stage(name, config, folder)])
+    except Exception as error:  # a picture is no reason to end a run whose model is not saved yet
+        say(f"{name}: curves.png was not drawn ({type(error).__name__}: {error})")
+    else:
+        say(f"{name}: curves: {folder / 'curves.png'}")
 
 
 def make_trainer(
