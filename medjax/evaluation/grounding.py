@@ -126,12 +126,13 @@ class Shares(Results):
         text = (
             f"{self.model}: its score, and the share of it that survives with a blank image or "
             "another's, which is the score with that image / the score with the true image: 1.00 "
-            "means that the image was not used. A task whose score is 0 has no share."
+            "means that the image was not used. A task whose score is 0 has no share. Pages show "
+            "the true image beside all answers."
         )
         if any(_ABOVE in column for column in self.systems):
             text += (
-                f" {_ABOVE.capitalize()}: (score with that image - score of the majority answer) /"
-                " (score with the true image - score of the majority answer), for tasks in which "
+                f" {_ABOVE.capitalize()}: (score with that image − score of the majority answer) /"
+                " (score with the true image − score of the majority answer), for tasks in which "
                 "the model is above the majority answer."
             )
         return (
