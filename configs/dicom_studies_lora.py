@@ -14,7 +14,7 @@ Without such a table, questions about modality, plane and body part are made of 
 headers say. Parts are made by patient; names, dates and numbers of patients are not copied.
 """
 
-from medjax.config.recipes import medical_lora, source
+from medjax.recipes import medical_lora, source
 
 
 def get_config(arg="paligemma-3b-224"):

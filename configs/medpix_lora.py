@@ -14,7 +14,7 @@ slice cannot answer, captions that say nothing or give the diagnosis away, names
 images that leak from one part of the data into another.
 """
 
-from medjax.config.recipes import medical_lora, source
+from medjax.recipes import medical_lora, source
 
 CASE = ("findings", "diagnosis", "differential", "treatment", "discussion")
 

@@ -11,7 +11,7 @@ captions), then, by adapters, what a clinic asks (`base_lora`). Needs
 
 from ml_collections import ConfigDict
 
-from medjax.config.recipes import source
+from medjax.recipes import source
 
 DATASET = "medpix2_drawn"
 

@@ -13,7 +13,7 @@ It needs `pip install -e '.[medical,eval]'`; other models and adapters follow a 
 Nobody says which patient an image is of: what depends on one another is the image.
 """
 
-from medjax.config.recipes import medical_lora, source
+from medjax.recipes import medical_lora, source
 
 
 def get_config(arg="paligemma-3b-224"):

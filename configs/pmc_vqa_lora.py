@@ -13,7 +13,7 @@ It needs `pip install -e '.[medical,eval]'`; other models and adapters follow a 
 There is no validation part, so that the last weights are kept, not the best.
 """
 
-from medjax.config.recipes import medical_lora, source
+from medjax.recipes import medical_lora, source
 
 
 def get_config(arg="paligemma-3b-224"):

@@ -11,7 +11,7 @@ It needs `pip install -e '.[medical,eval]'`; other models and adapters follow a 
 `roco2_lora.py:paligemma-3b-448,attention`.
 """
 
-from medjax.config.recipes import medical_lora, source
+from medjax.recipes import medical_lora, source
 
 
 def get_config(arg="paligemma-3b-224"):

@@ -14,7 +14,7 @@ English questions alone: with Chinese ones beside them (--config.data.conditioni
 images of one language's test part are in the other's training part.
 """
 
-from medjax.config.recipes import medical_lora, source
+from medjax.recipes import medical_lora, source
 
 
 def get_config(arg="paligemma-3b-224"):

@@ -15,7 +15,7 @@ anew here, by image. For the field's own, which flatters, add
 --config.data.conditioning.split=published --config.data.conditioning.leaks=warn.
 """
 
-from medjax.config.recipes import medical_lora, source
+from medjax.recipes import medical_lora, source
 
 
 def get_config(arg="paligemma-3b-224"):

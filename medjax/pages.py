@@ -32,7 +32,7 @@ class _Page(string.Template):
 
 
 def fill(package: str, name: str, **values: object) -> str:
-    """A template with its values, the shared style and the checksum of its script.
+    """A template with its values, the shared style and the checksum of its script, if it has one.
 
     Args:
       package, name: where the template is, as `importlib.resources` finds it.
@@ -41,12 +41,13 @@ def fill(package: str, name: str, **values: object) -> str:
     template = (importlib.resources.files(package) / name).read_text("utf-8")
     style = (importlib.resources.files(__package__) / "page.css").read_text("utf-8")
     script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)
-    assert script is not None, f"{name} has no script"
-    assert _Page.delimiter not in script[1], f"{name}: its script is filled in after its checksum"
-    digest = hashlib.sha256(script[1].encode("utf-8")).digest()
+    if script is not None:
+        inside = script[1]
+        assert _Page.delimiter not in inside, f"{name}: its script is filled in after its checksum"
+        digest = hashlib.sha256(inside.encode("utf-8")).digest()
+        values["script_hash"] = f"sha256-{base64.b64encode(digest).decode()}"
     return _Page(template).substitute(
         style=_Page(style).substitute(truth_colour=TRUTH_COLOUR, guess_colour=GUESS_COLOUR),
-        script_hash=f"sha256-{base64.b64encode(digest).decode()}",
         **values,
     )
 

@@ -3,7 +3,7 @@
 config.json            the config, complete
 tokenizer.model        of all stages; of 4M wordpiece.json
 <stage>/checkpoints/   orbax, one folder a step
-<stage>/metrics.jsonl  and TensorBoard events
+<stage>/metrics.jsonl  and TensorBoard events; curves.png, if matplotlib is installed
 <stage>/model/         the stage's result, a model folder; of a mask codec mask_codec.npz
 <stage>/reconstruction.{json,png}    of what makes tokens: how well it gives back what it is given
 <stage>/tokenizers.json   of 4M: path and content hash of the tokenizers that it learned from

@@ -1,17 +1,18 @@
 """Checkpoints of a training run, through orbax: asynchronous, the latest and the best are kept.
 
 Only what trains is saved (with adapters: the adapters), with the optimizer's state, the step, the
-loss scale and where the data stands. The frozen base is referenced by path and content hash, not
-copied.
+loss scale and where the data stands; with validation its figures. The frozen base is referenced by
+path and content hash, not copied.
 """
 
 import contextlib
 import dataclasses
 import logging
+import math
 import pathlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from medjax.checkpoints.adapters import Base
 from medjax.errors import UserError
 
 policies = ocp.checkpoint_managers
+_STEP = "step"  # among a checkpoint's figures, to tell which of equals was first
 
 
 class Checkpoints:
@@ -33,20 +35,24 @@ class Checkpoints:
         base: Base | None = None,
         keep_latest: int = 1,
         keep_best: int = 1,
+        metric: str = "loss",
+        lower: bool = True,
     ):
-        """Opens or creates the folder. The best are those of the lowest validation loss.
+        """Opens or creates the folder.
 
         Args:
           base: the weights beside those that train, with their hash; None if all train.
+          metric: the figure of validation by which checkpoints are good; the earliest of equals is
+            the best.
+          lower: whether less of it is better.
 
         Raises:
           UserError: what the folder says of its checkpoints is damaged.
         """
         self._folder = pathlib.Path(folder).absolute()
-        self._base = base
+        self._base, self._metric, self._lower = base, metric, lower
         best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics["loss"],
-            reverse=True,
+            get_metric_fn=self._goodness,  # type: ignore[arg-type]  # whatever sorts
             n=keep_best,
             keep_checkpoints_without_metrics=False,
         )
@@ -55,8 +61,8 @@ class Checkpoints:
         )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(keep),
-            best_fn=lambda metrics: metrics["loss"],
-            best_mode="min",
+            best_fn=self._goodness,  # type: ignore[arg-type]
+            best_mode="max",
             cleanup_tmp_directories=True,
         )
         try:
@@ -69,8 +75,21 @@ class Checkpoints:
                 f"the folder of the damaged step, or choose another workdir. ({_short(error)})"
             ) from error
 
-    def save(self, step: int, state: Any, data: dict, loss: float | None = None) -> None:
-        """Saves in the background; returns once `state` may be changed."""
+    def _goodness(self, metrics: Mapping[str, float]) -> tuple[float, float]:
+        """By which checkpoints sort, the best last; those without the metric come first."""
+        value = metrics.get(self._metric, math.nan)
+        good = -value if self._lower else value
+        return -math.inf if math.isnan(good) else good, -metrics.get(_STEP, 0)
+
+    def save(
+        self, step: int, state: Any, data: dict, figures: Mapping[str, float] | None = None
+    ) -> None:
+        """Saves in the background; returns once `state` may be changed.
+
+        Args:
+          data: where the data stands, and whatever else JSON can say.
+          figures: of the validation at this step; None if there was none.
+        """
         if step in self._manager.all_steps():
             return
         base = None if self._base is None else dataclasses.asdict(self._base)
@@ -79,7 +98,7 @@ class Checkpoints:
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data | {"base": base})
             ),
-            metrics=None if loss is None else {"loss": loss},
+            metrics=None if figures is None else {**figures, _STEP: step},
         )
 
     def latest(self) -> int | None:
@@ -87,8 +106,10 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def best(self) -> int | None:
-        """The step of the lowest validation loss, or None if none was validated."""
-        return self._manager.best_step()
+        """The step of the best validation by the metric, or None if none told it."""
+        step = self._manager.best_step()
+        metrics = None if step is None else self._manager.metrics(step)
+        return step if metrics and math.isfinite(metrics.get(self._metric, math.nan)) else None
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict]:
         """The state and data position saved at `step`.

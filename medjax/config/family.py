@@ -51,6 +51,7 @@ CHOICES = {
     "kernels.cross_entropy": _IMPLEMENTATIONS,
     "optimizer.schedule": ("cosine", "linear", "constant"),
     "data.on_bad_example": ("error", "skip"),
+    "early_stopping.mode": ("auto", "min", "max"),
 }
 AT_LEAST = {
     "batch_size": 1, "accumulation": 1, "keep_latest": 1, "evaluate.batch_size": 1,
@@ -58,7 +59,7 @@ AT_LEAST = {
     "keep_best": 0, "evaluate.examples": 0, "lora.rank": 0, "data.workers": 0,
     "data.image_cache_mib": 0, "optimizer.learning_rate": 0, "optimizer.weight_decay": 0,
     "optimizer.warmup_steps": 0, "optimizer.clip_norm": 0, "loss.label_smoothing": 0,
-    "average_decay": 0,
+    "average_decay": 0, "early_stopping.patience": 0, "early_stopping.min_delta": 0,
 }  # fmt: skip
 
 
@@ -117,8 +118,14 @@ def common(towers: tuple[str, ...]) -> dict[str, Any]:
         "eval_every": 0,
         "checkpoint_every": 500,
         "keep_latest": 1,
-        "keep_best": 1,  # by validation loss
+        "keep_best": 1,  # by early_stopping.metric
         "restore_best": False,  # end with the best weights rather than the last
+        "early_stopping": {
+            "metric": "loss",  # a figure of validation, as metrics.jsonl names it
+            "mode": "auto",  # min or max: what is better; auto: less of losses, more of others
+            "patience": 0,  # evaluations without improvement that end a stage; 0: off
+            "min_delta": 0.0,  # an improvement is more than this
+        },
         "stages": {},
         "stage_order": (),  # of the stages' names; none: alphabetical
     }  # fmt: skip

@@ -36,6 +36,8 @@ def _keys() -> dict[str, Any]:
             "normalize": "example",  # mean over examples of their mean, or token: over tokens
             "label_smoothing": 0.0,
         },
+        # At each evaluation so many validation questions, evenly spaced, are answered, too.
+        "eval_answers": 0,
         # The end of a run.
         "decode": {
             "method": "greedy",
@@ -50,6 +52,8 @@ def _keys() -> dict[str, Any]:
             "batch_size": 32,
             "majority": True,  # also the majority answer of the training data
             "every_stage": True,  # also the model of each earlier stage
+            # Also the last model's answers to the same questions with no image and with another's.
+            "grounding": False,
             "examples": 0,  # at most so many of each test set; 0: all
             # The key of the data that says which examples depend on one another, such as
             # "patient": intervals are over these. None: the images.
@@ -101,6 +105,9 @@ FAMILY = Family(
         "data.on_long_text": ("truncate", "error"),
         "export.dtype": ("float32", "bfloat16", "float16"),
     },
-    at_least={**family.AT_LEAST, "image_size": 1, "text_length": 2, "tokenizer_vocab_size": 1},
+    at_least={
+        **family.AT_LEAST, "image_size": 1, "text_length": 2, "tokenizer_vocab_size": 1,
+        "eval_answers": 0,
+    },
     check=_check,
 )  # fmt: skip

@@ -59,6 +59,11 @@ class TrainIterator(Iterator[Batch]):
         self._next_example += self._batch_size
         return batch
 
+    @property
+    def epoch(self) -> float:
+        """Examples given so far over the examples that the sources have together."""
+        return self._next_example / sum(self._order["sources"].values())
+
     def get_state(self) -> dict[str, Any]:
         """Where the stream stands, ready for JSON; the same in every process."""
         return {"next_example": self._next_example, "order": self._order}

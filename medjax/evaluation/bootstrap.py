@@ -6,6 +6,7 @@ Bootstrap Methods and their Application, 1997, section 3.8). With few groups (le
 percentile intervals are somewhat too narrow.
 """
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
@@ -70,6 +71,40 @@ def paired_difference(
     difference = values - against
     low, high = interval(difference, groups, level, samples, seed)
     return float(difference.mean()), low, high
+
+
+def ratio(
+    values: ArrayLike,
+    of: ArrayLike,
+    groups: Sequence[Hashable],
+    level: float = 0.95,
+    samples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Mean of `values` over the mean of `of`, of the same examples, and its interval.
+
+    Both means are of the same sample of groups each time, and then divided.
+
+    Returns:
+      (ratio, low, high). All are nan where the mean of `of` is not above 0, and the ends also where
+      there is only one group, or where that happens in so many samples that the interval would have
+      to count them; in fewer, they are left out. Arguments and errors are those of `interval`.
+    """
+    _check_level(level)
+    both = np.stack([_checked(values, groups), _checked(of, groups)], axis=1)
+    above, whole = both.sum(axis=0)
+    if whole <= 0.0:
+        return math.nan, math.nan, math.nan
+    value, draws = float(above / whole), Draws(groups, samples, seed)
+    if draws.size == 1:
+        return value, math.nan, math.nan
+    numerator, denominator = draws.means(both).T
+    there = denominator > 0.0
+    if (~there).mean() > (1.0 - level) / 2.0:
+        return value, math.nan, math.nan
+    ratios = numerator[there] / denominator[there]
+    low, high = np.quantile(ratios, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    return value, float(low), float(high)
 
 
 class Draws:

@@ -28,6 +28,10 @@ def results_table(summary: Results, *, alone: bool = False, notes: bool = True) 
         f"{results_table(part, notes=False)}</details>"
         for part in summary.breakdowns()
     )
+    parts += "".join(
+        f"<h2>{escape(title.capitalize())}</h2>{results_table(table)}"
+        for title, table in summary.more.items()
+    )
     return (
         f'<div class="results"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
         f"</div>{said}{parts}"
@@ -56,7 +60,8 @@ def _results_row(summary: Results, row: Row, alone: bool) -> str:
 def _estimate(system: str, estimate: Estimate, top: float) -> str:
     """A cell; `top` is where its axis ends, which begins at 0."""
     value, low, high = (
-        round(100 * min(n / top, 1.0), 1) for n in (estimate.value, estimate.low, estimate.high)
+        round(100 * min(max(n / top, 0.0), 1.0), 1)
+        for n in (estimate.value, estimate.low, estimate.high)
     )
     words, line = "", ""
     if not math.isnan(estimate.low):

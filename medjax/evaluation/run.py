@@ -6,39 +6,19 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from medjax.data import setup
-from medjax.data.batching import make_eval_batches
-from medjax.data.example import Example
-from medjax.data.tokenizer import Tokenizer
-from medjax.decoding.config import DecodeConfig
-from medjax.decoding.decode import Decoder
+from medjax.evaluation import grounding
 from medjax.evaluation.baselines import Majority
 from medjax.evaluation.html import write_html
 from medjax.evaluation.metrics import BASIC
 from medjax.evaluation.picture import write_picture
-from medjax.evaluation.predictions import Prediction, from_example, scored, write_jsonl
+from medjax.evaluation.predictions import Prediction, scored, write_jsonl
 from medjax.evaluation.table import Results, results
 from medjax.files import write_whole
 
 FILES = ("results.json", "results.md", "predictions.jsonl", "predictions.html", "predictions.png")
-
-
-class Questions:
-    """A source with the answers taken away, so that they can't reach the model."""
-
-    def __init__(self, source):
-        self._source = source
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> Example:
-        return dataclasses.replace(self._source[index], suffix="")
 
 
 class Images(Mapping[str, np.ndarray]):
@@ -64,39 +44,6 @@ class Images(Mapping[str, np.ndarray]):
         return self._source[self._places[key]].image
 
 
-def answer(
-    model: Any, tokenizer: Tokenizer, source: setup.Joined, config: ConfigDict, name: str = "model"
-) -> list[Prediction]:
-    """A model's answers to every example of a source, scored."""
-    decode = DecodeConfig(**config.decode.to_dict())
-    decoder = Decoder(model, decode, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
-    transform = setup.make_transform(config, tokenizer)
-    size = config.evaluate.batch_size
-    predictions: list[Prediction] = []
-    with tqdm(total=len(source), desc=f"answers of {name}", unit="question") as bar:
-        for batch in make_eval_batches(Questions(source), transform, size):
-            first = len(predictions)
-            keys = ("image", "tokens", "mask_ar", "mask_input")
-            prompts = (jnp.asarray(batch.arrays[key]) for key in keys)
-            answers = decoder(*prompts, seed=config.seed, rows=first + jnp.arange(size))
-            tokens, log_probs, lengths = (
-                np.asarray(x) for x in (answers.tokens, answers.log_prob, answers.lengths)
-            )
-            for row in range(int(batch.valid.sum())):
-                predictions.append(
-                    from_example(
-                        source[first + row],
-                        tokenizer.decode(tokens[row, : lengths[row]].tolist()),
-                        log_prob=float(log_probs[row]),
-                        num_tokens=int(lengths[row]),
-                        truncated=bool(batch.truncated[row]),
-                        group_key=config.evaluate.group,
-                    )
-                )
-            bar.update(int(batch.valid.sum()))
-    return predictions
-
-
 def majority(train: Sequence[Any], source: setup.Joined, group: str = "") -> list[Prediction]:
     """What always giving the training data's most frequent answer would score."""
     fitted = Majority.fit(part[i] for part in train for i in range(len(part)))
@@ -115,6 +62,8 @@ def write(
 ) -> Results:
     """Writes `FILES`; predictions.jsonl and .png are of the last system.
 
+    Where that was put to the checks of `grounding`, what survives them is told below the results.
+
     Args:
       metrics: names and groups of those that the answers are scored by.
       by: keys of the examples by which there are further tables, see `breakdown`.
@@ -122,6 +71,8 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     systems = {name: scored(predictions, metrics) for name, predictions in systems.items()}
     table = results(systems, groups=f"{group or 'image'}s", metrics=metrics, by=by)
+    if survives := grounding.shares(systems, list(systems)[-1], groups=table.groups):
+        table = dataclasses.replace(table, more={grounding.TITLE: survives})
     images = Images(source)
     last = list(systems.values())[-1]
     write_whole(folder / "results.json", (json.dumps(table.to_dict(), indent=2) + "\n").encode())

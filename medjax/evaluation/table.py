@@ -68,6 +68,7 @@ class Results:
       words: what the table calls tasks and questions.
       totals: each metric that is not basic, over all examples that it scores.
       by: by key, such as "modality": a row for each value and main metric, the value as the task.
+      more: further tables by title, which stand below this one.
     """
 
     systems: tuple[str, ...]
@@ -79,6 +80,7 @@ class Results:
     words: Words = Words()
     totals: tuple[Row, ...] = ()
     by: Mapping[str, tuple[Row, ...]] = dataclasses.field(default_factory=dict)
+    more: Mapping[str, "Results"] = dataclasses.field(default_factory=dict)
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -137,7 +139,10 @@ class Results:
         lines = [aligned[0], rule, *aligned[1:]]
         if below := len(self._overall_rows):
             lines.insert(-below, rule)
-        return "\n".join([*lines, "", self.note, *self.difference_lines()])
+        lines += ["", self.note, *self.difference_lines()]
+        for title, table in self.more.items():
+            lines += ["", title, "", table.to_text()]
+        return "\n".join(lines)
 
     def to_markdown(self) -> str:
         """For a README: a table and what it shows."""
@@ -152,6 +157,9 @@ class Results:
         for part in self.breakdowns():
             # A table alone: note and differences are those above.
             parts += [f"### By {part.words.task}", part.to_markdown().split("\n\n")[0]]
+        parts += [
+            f"### {title.capitalize()}\n\n{t.to_markdown()}" for title, t in self.more.items()
+        ]
         return "\n\n".join(part for part in parts if part)
 
     def to_dict(self) -> dict[str, Any]:
@@ -163,7 +171,13 @@ class Results:
             "truncated": dict(self.truncated),
             "tasks": self._nested(self.tasks),
             "overall": {row.metric: self._row_dict(row) for row in self._overall_rows} or None,
-        } | ({"by": {key: self._nested(rows) for key, rows in self.by.items()}} if self.by else {})
+            **(
+                {"by": {key: self._nested(rows) for key, rows in self.by.items()}}
+                if self.by
+                else {}
+            ),
+            **{title: table.to_dict() for title, table in self.more.items()},
+        }
 
     def _nested(self, rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
         """Rows by task and metric."""
@@ -183,7 +197,7 @@ class Results:
         rows = tuple(row for row in self.tasks if row.task == task)
         systems = tuple(s for s in self.systems if any(s in row.estimates for row in rows))
         return dataclasses.replace(
-            self, systems=systems, tasks=rows, overall=None, totals=(), by={}
+            self, systems=systems, tasks=rows, overall=None, totals=(), by={}, more={}
         )
 
     def breakdowns(self) -> list["Results"]:
@@ -195,6 +209,7 @@ class Results:
                 overall=None,
                 totals=(),
                 by={},
+                more={},
                 words=dataclasses.replace(self.words, task=key.replace("_", " ")),
             )
             for key, rows in self.by.items()

@@ -1,7 +1,8 @@
 """What the training of any stage has in common: from a model and its data to the trained model."""
 
+import importlib.util
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -15,10 +16,12 @@ from medjax.checkpoints.manager import Checkpoints
 from medjax.cli import say
 from medjax.data.batching import Batch, TrainIterator
 from medjax.errors import UserError
+from medjax.evaluation import curves, curves_picture
 from medjax.models import params
 from medjax.models.lora import LoRAConfig
 from medjax.scaling import sharding
 from medjax.training import optimizers
+from medjax.training.early_stopping import EarlyStopping
 from medjax.training.loop import Schedule, Trainer, train
 from medjax.training.objective import Objective
 
@@ -36,6 +39,7 @@ def fit(
     folder: pathlib.Path,
     base: Base | None = None,
     validation: Callable[[], Iterable[Batch]] | None = None,
+    answers: Callable[[Any], Mapping[str, float]] | None = None,
 ) -> Any:
     """Trains a model, or continues its training, and returns it.
 
@@ -44,17 +48,21 @@ def fit(
       folder: of its checkpoints and metrics.
       base: see `Checkpoints`.
       validation: gives the batches of an evaluation.
+      answers: see `loop.train`.
 
     Raises:
       Interrupted: see `loop.train`.
     """
     say(f"{name}: {params.trainable_share(model)}, {dtype} on {_devices(mesh)}, {steps:,} steps")
     trainer = make_trainer(config, model, objective, steps=steps, mesh=mesh, dtype=dtype)
+    stopping = early_stopping(config)
     checkpoints = Checkpoints(
         folder / "checkpoints",
         base=base,
         keep_latest=config.keep_latest,
         keep_best=config.keep_best,
+        metric=stopping.metric,
+        lower=stopping.lower,
     )
     try:
         train(
@@ -65,6 +73,8 @@ def fit(
             checkpoints=checkpoints,
             learning_rate=optimizers.schedule(config.optimizer, steps),
             validation=validation,
+            answers=answers,
+            stopping=stopping,
             name=name,
         )
         best = checkpoints.best() if config.restore_best else None
@@ -73,7 +83,21 @@ def fit(
             trainer.state, _ = checkpoints.restore(best, trainer.state)
     finally:
         checkpoints.close()
+    if jax.process_index() == 0:
+        _draw_curves(name, config, folder)
     return trainer.model_with()
+
+
+def _draw_curves(name: str, config: ConfigDict, folder: pathlib.Path) -> None:
+    """Writes the stage's curves.png where matplotlib is installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return
+    try:
+        curves_picture.write_png(folder / "curves.png", [curves.of_stage(name, config, folder)])
+    except Exception as error:  # a picture is no reason to end a run whose model is not saved yet
+        say(f"{name}: curves.png was not drawn ({type(error).__name__}: {error})")
+    else:
+        say(f"{name}: curves: {folder / 'curves.png'}")
 
 
 def make_trainer(
@@ -103,6 +127,30 @@ def make_trainer(
 def leaves_weights(config: ConfigDict) -> bool:
     """Whether some weights do not train, and so are in no checkpoint of the stage."""
     return bool(config.lora.rank) or any(m == 0 for _, m in config.optimizer.lr_multipliers)
+
+
+def early_stopping(config: ConfigDict) -> EarlyStopping:
+    """What says when a stage has stopped to improve, and by what its checkpoints are good."""
+    return EarlyStopping(**config.early_stopping.to_dict())
+
+
+def check_stopping(
+    name: str, config: ConfigDict, figures: Collection[str], validation: Any
+) -> None:
+    """Raises UserError if a stage is to stop, or be kept, by what its validation does not tell.
+
+    Args:
+      figures: the names of those that an evaluation tells.
+      validation: the data of it; none if there are none, or none is asked for.
+    """
+    stopping = early_stopping(config)
+    if validation and config.eval_every:
+        stopping.check(figures, f"{name}: ")
+    elif stopping.patience:
+        raise UserError(
+            f"{name}: early_stopping.patience is {stopping.patience}, but nothing is validated; "
+            "set data.validation and eval_every, or patience to 0"
+        )
 
 
 def lora_config(config: ConfigDict) -> LoRAConfig | None:

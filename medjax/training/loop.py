@@ -22,6 +22,7 @@ from medjax.data.batching import Batch, TrainIterator
 from medjax.errors import UserError
 from medjax.scaling import sharding
 from medjax.training import loss_scaling
+from medjax.training.early_stopping import EarlyStopping
 from medjax.training.objective import SUMMED, Figures, Objective
 from medjax.training.signals import StopRequest
 from medjax.training.step import TrainState, make_eval_step, make_train_step, split
@@ -139,16 +140,26 @@ def train(
     checkpoints: Checkpoints,
     learning_rate: optax.Schedule,
     validation: Callable[[], Iterable[Batch]] | None = None,
+    answers: Callable[[Any], Mapping[str, float]] | None = None,
+    stopping: EarlyStopping | None = None,
     name: str = "train",
 ) -> None:
     """Trains to the schedule's end, from the latest checkpoint in `checkpoints` if there is one.
 
+    Args:
+      validation: gives the batches of an evaluation.
+      answers: what else is told of the model at each evaluation, from the model as it then is; the
+        same in every process.
+      stopping: may end training before the schedule does; a checkpoint at which it did is an end.
+
     Raises:
       Interrupted: a signal asked to stop; the state is saved.
-      UserError: the loss is not a number; the message names the step and its examples.
+      UserError: the loss is not a number; the message names the step and its examples. Or
+        validation does not tell the metric of `stopping`.
     """
-    start = _restore(trainer, data, checkpoints)
-    if start >= schedule.steps:
+    stopping = stopping or EarlyStopping()
+    start = _restore(trainer, data, checkpoints, stopping)
+    if start >= schedule.steps or stopping.reached:
         return
     writer = MetricsWriter(folder, start)
     window = _Window(learning_rate)
@@ -163,7 +174,7 @@ def train(
                 window.add(step, batch, trainer.step(batch.arrays, batch.source))
                 bar.update()
                 last = step == schedule.steps
-                loss, row = None, {}
+                result, row = None, {}
                 if _due(step, schedule.log_every) or last:
                     row = window.flush(step)
                     said = {key: value for key, value in row.items() if key not in SUMMED}
@@ -171,19 +182,26 @@ def train(
                 if validation and (_due(step, schedule.eval_every) or last):
                     began = time.perf_counter()
                     result = trainer.evaluate(validation())
+                    if answers is not None:
+                        result = {**answers(trainer.model_with()), **result}
                     window.leave_out(time.perf_counter() - began)
-                    loss = result["loss"]
-                    row |= {f"validation/{k}": v for k, v in result.items()}
                     say(f"{name} step {step}: validation " + _format(result))
+                    stopping.add(step, result)
+                    if stopping.reached and not row:
+                        row = window.flush(step)
+                    row |= {f"validation/{k}": v for k, v in result.items()}
                 if row:
-                    writer.write(step, row)
+                    writer.write(step, {"epoch": data.epoch, **row})
                 # The best must be saved to be kept: with validation, every evaluation saves.
-                if loss is not None or _due(step, schedule.checkpoint_every) or last:
+                if result is not None or _due(step, schedule.checkpoint_every) or last:
                     window.check()
-                    checkpoints.save(step, trainer.state, data.get_state(), loss)
+                    checkpoints.save(step, trainer.state, _position(data, stopping), result)
+                if stopping.reached:
+                    say(f"{name} step {step}: {stopping.told()}")
+                    break
                 if stop.requested:
                     window.check()
-                    checkpoints.save(step, trainer.state, data.get_state())
+                    checkpoints.save(step, trainer.state, _position(data, stopping))
                     checkpoints.wait()
                     raise Interrupted(f"{name}: stopped at step {step}; all is saved")
         checkpoints.wait()
@@ -203,12 +221,20 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _restore(trainer: Trainer, data: TrainIterator, checkpoints: Checkpoints) -> int:
+def _position(data: TrainIterator, stopping: EarlyStopping) -> dict[str, Any]:
+    """What a checkpoint says beside the state."""
+    return {**data.get_state(), "early_stopping": stopping.state()}
+
+
+def _restore(
+    trainer: Trainer, data: TrainIterator, checkpoints: Checkpoints, stopping: EarlyStopping
+) -> int:
     step = checkpoints.latest()
     if step is None:
         return 0
     trainer.state, position = checkpoints.restore(step, trainer.state)
     data.set_state(position)
+    stopping.set_state(position.get("early_stopping"))
     say(f"continuing from step {step}")
     return step
 

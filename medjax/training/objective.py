@@ -29,11 +29,15 @@ class Objective(Protocol):
     """From a model and a batch to a loss.
 
     Attributes:
+      names: of the figures of an evaluation, those that are not always there among them.
       arrays: what it reads beside model and batch (frozen tokenizers), as a pytree of arrays; they
         reach `prepare` as arguments, so that they are no constants of the compiled step.
     """
 
     arrays: Any
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
 
     def prepare(
         self, arrays: Any, batch: Batch, key: Key[Array, ""], parts: int, source: str

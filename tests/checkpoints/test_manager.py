@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import itertools
+import json
 import pathlib
 
 import jax
@@ -72,13 +73,44 @@ def test_saving_goes_on_in_the_background_with_the_state_of_then(manager):
 def test_latest_and_best_are_kept(manager, tmp_path, latest, best, kept):
     checkpoints = manager(keep_latest=latest, keep_best=best)
     for step, loss in enumerate([3.0, 0.5, 1.0, 2.0, 4.0], start=1):
-        checkpoints.save(step, state(step), {}, loss)
+        checkpoints.save(step, state(step), {}, {"loss": loss})
     checkpoints.wait()
     assert steps(tmp_path) == kept
     assert checkpoints.latest() == 5
     if best:
         assert checkpoints.best() == 2
         assert manager(keep_latest=latest, keep_best=best).best() == 2
+
+
+def test_the_best_by_any_figure(manager, tmp_path):
+    """The earliest of equals; what has no such figure, or none that is a number, is not best."""
+    scores = [0.2, 0.5, float("nan"), 0.5, 0.1]
+    checkpoints = manager(metric="score", lower=False)
+    for step, score in enumerate(scores, start=1):
+        checkpoints.save(step, state(step), {}, {"loss": 5.0 - step, "score": score})
+    checkpoints.wait()
+    assert checkpoints.best() == 2
+    assert steps(tmp_path) == [2, 5]
+    assert manager(metric="score", lower=True).best() == 5
+    assert manager(metric="dice", lower=False).best() is None
+
+
+def test_checkpoints_of_before_figures_had_names(manager, tmp_path):
+    """They hold {"loss": ...} alone, as older runs have written it."""
+    checkpoints = manager(keep_latest=2, keep_best=2)
+    for step, loss in enumerate([0.5, 1.0], start=1):
+        checkpoints.save(step, state(step), {"next_example": 4 * step}, {"loss": loss})
+    checkpoints.wait()
+    for path in (tmp_path / "checkpoints").glob("*/metrics/metrics"):
+        path.write_text(json.dumps({"loss": json.loads(path.read_text())["loss"]}))
+    again = manager(keep_latest=1, keep_best=1)
+    assert again.best() == 1
+    restored, data = again.restore(1, state(0))
+    np.testing.assert_array_equal(restored["lora_a"], 1.0)
+    assert data == {"next_example": 4}
+    again.save(3, state(3), {}, {"loss": 2.0, "score": 0.1})
+    again.wait()
+    assert steps(tmp_path) == [1, 3]
 
 
 def test_without_validation_only_the_latest(manager, tmp_path):
@@ -91,7 +123,7 @@ def test_without_validation_only_the_latest(manager, tmp_path):
 
 def test_one_step_is_saved_once(manager):
     checkpoints = manager()
-    checkpoints.save(1, state(1), {}, 0.5)
+    checkpoints.save(1, state(1), {}, {"loss": 0.5})
     checkpoints.save(1, state(2), {})
     checkpoints.wait()
     restored, _ = checkpoints.restore(1, state(0))
@@ -127,7 +159,7 @@ def test_a_damaged_checkpoint_is_one_clear_error(tmp_path, how):
     for index in itertools.count():
         folder = tmp_path / str(index)
         checkpoints = Checkpoints(folder)
-        checkpoints.save(1, state(1), {"next_example": 4}, 0.5)
+        checkpoints.save(1, state(1), {"next_example": 4}, {"loss": 0.5})
         checkpoints.close()
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         if index >= len(files):  # orbax does not always write as many

@@ -82,3 +82,34 @@ def test_refuses_what_has_no_interval(values, groups, level):
 def test_refuses_systems_of_different_sizes():
     with pytest.raises(ValueError, match="different sizes"):
         bootstrap.paired_difference([1.0], [1.0, 0.0], ["a", "b"])
+
+
+def test_ratio_equals_a_plain_loop():
+    above = np.array([0.0, 1.0, 1.0, 0.5, 0.0, 1.0, 0.0])
+    below = np.array([1.0, 1.0, 0.5, 0.5, 0.25, 1.0, 1.0])
+    groups = ["b", "a", "b", "c", "c", "c", "a"]
+    names = ["b", "a", "c"]
+    random, ratios = np.random.default_rng(7), []
+    for drawn in random.integers(3, size=(500, 3)):
+        chosen = [j for i in drawn for j in range(7) if groups[j] == names[i]]
+        ratios.append(above[chosen].mean() / below[chosen].mean())
+    value, low, high = bootstrap.ratio(above, below, groups, level=0.9, samples=500, seed=7)
+    assert value == pytest.approx(above.mean() / below.mean())
+    assert (low, high) == (
+        pytest.approx(np.percentile(ratios, 5)), pytest.approx(np.percentile(ratios, 95)),
+    )  # fmt: skip
+
+
+def test_ratio_where_there_is_none():
+    assert all(map(math.isnan, bootstrap.ratio([1, 1], [0, 0], "ab")))
+    assert all(map(math.isnan, bootstrap.ratio([1, 1], [1, -2], "ab")))
+    value, *ends = bootstrap.ratio([1, 1], [2, 2], "aa")
+    assert value == 0.5
+    assert all(map(math.isnan, ends))
+    # With two groups, a quarter of the samples has the one of the zero alone: no interval.
+    value, *ends = bootstrap.ratio([0, 1], [0, 2], "ab")
+    assert value == 0.5
+    assert all(map(math.isnan, ends))
+    # Of eleven, hardly any has: those are left out.
+    value, *ends = bootstrap.ratio([1] * 4 + [0] * 7, [2] * 4 + [0] * 7, list(range(11)))
+    assert ends == [0.5, 0.5]

@@ -190,6 +190,7 @@ def test_losses_against_numpy(weighting, smoothing):
     np.testing.assert_allclose(result.figures["loss"], wanted[weighting], rtol=2e-6)
     for name, mean in means.items():
         np.testing.assert_allclose(result.figures[f"loss/{name}"], mean, rtol=2e-6)
+    assert {*result.figures} == {"tokens", *objective(weighting, smoothing).names}
     assert result.figures["tokens"] == sum(m.sum() for m in mine.values())
     accuracy = right.sum() / sum(m.sum() for m in mine.values())
     np.testing.assert_allclose(result.figures["accuracy"], accuracy, rtol=1e-6)

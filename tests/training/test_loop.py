@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 import struct
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from medjax.checkpoints.manager import Checkpoints
 from medjax.data.batching import Batch
 from medjax.errors import UserError
 from medjax.training import loss_scaling
+from medjax.training.early_stopping import EarlyStopping
 from medjax.training.loop import Interrupted, Schedule, train
 
 BATCH = 2
@@ -28,11 +30,11 @@ class State(NamedTuple):
 
 
 class FakeTrainer:
-    """Adds up the batches' numbers; what it reports at a step can be set."""
+    """Adds up the batches' numbers; what it reports, or validates, at a step can be set."""
 
-    def __init__(self, reports=None, on_step=None):
+    def __init__(self, reports=None, on_step=None, validated=None):
         self.state = State(jnp.int32(0), jnp.float32(0))
-        self.reports = reports or {}
+        self.reports, self.validated = reports or {}, validated or {}
         self.on_step = on_step
 
     def step(self, arrays, source="") -> dict[str, float]:
@@ -45,7 +47,11 @@ class FakeTrainer:
 
     def evaluate(self, batches) -> dict[str, float]:
         step = int(self.state.step)
-        return {"loss": abs(step - 4.0) + sum(1 for _ in batches), "accuracy": 0.25}
+        figures = {"loss": abs(step - 4.0) + sum(1 for _ in batches), "accuracy": 0.25}
+        return figures | self.validated.get(step, {})
+
+    def model_with(self):
+        return self.state
 
 
 class FakeData:
@@ -61,6 +67,10 @@ class FakeData:
         ids = tuple(f"example {n}" for n in numbers)
         return Batch({"number": numbers}, ids, numbers % 3 == 0, np.ones(BATCH, bool))
 
+    @property
+    def epoch(self):
+        return self.next / 8
+
     def get_state(self):
         return {"next_example": self.next}
 
@@ -75,12 +85,19 @@ class FakeData:
 def run(tmp_path):
     """Trains with a fake trainer in the test's folder; returns trainer, data and error."""
 
-    def run(trainer=None, steps=10, log=2, evaluate=0, checkpoint=0, raises=None):
+    def run(
+        trainer=None, steps=10, log=2, evaluate=0, checkpoint=0, raises=None, stop=None, **more
+    ):
         trainer, data = trainer or FakeTrainer(), FakeData()
-        checkpoints = Checkpoints(tmp_path / "checkpoints", keep_latest=2, keep_best=1)
+        stopping = EarlyStopping(**(stop or {}))
+        checkpoints = Checkpoints(
+            tmp_path / "checkpoints", keep_latest=2, keep_best=1,
+            metric=stopping.metric, lower=stopping.lower,
+        )  # fmt: skip
         schedule = Schedule(steps, log, evaluate, checkpoint)
         validation = (lambda: iter(())) if evaluate else None
         keywords = dict(checkpoints=checkpoints, learning_rate=lambda step: 0.1 * step)
+        keywords |= dict(stopping=stopping, **more)
         error = None
         try:
             train(trainer, data, schedule, tmp_path, validation=validation, **keywords)
@@ -123,6 +140,7 @@ def test_metrics_are_means_since_the_last_line(run, lines):
     # Numbers 0 and 3; 6; 9.
     assert [line.get("truncated_examples") for line in lines()] == [2, 1, 1]
     assert all(line["examples_per_second"] > 0 for line in lines())
+    assert [line["epoch"] for line in lines()] == [2 * 2 / 8, 4 * 2 / 8, 5 * 2 / 8]
     assert data.closed
 
 
@@ -286,3 +304,72 @@ def test_skipping_does_not_go_on_for_ever(run):
     reports = dict(zip(range(4, 100), itertools.repeat(skipped), strict=False))
     _, _, error = run(FakeTrainer(reports), steps=99, log=0, raises=UserError)
     assert f"step {4 + loss_scaling.MAX_SKIPS - 1}." in str(error)
+
+
+def test_answers_are_told_with_the_losses(run, lines, capsys):
+    """What is asked of the model as it then is, is one more figure of the evaluation."""
+
+    def answers(state):
+        return {"score": float(state.step) / 10}
+
+    run(steps=6, log=2, evaluate=3, answers=answers)
+    assert [line.get("validation/score") for line in lines()] == [None, 0.3, None, 0.6]
+    assert "train step 3: validation loss 1, score 0.3, accuracy 0.25" in capsys.readouterr().err
+
+
+STOP = {"metric": "score", "patience": 3}
+SCORES = {2: 0.1, 3: 0.4, 4: 0.2, 5: 0.4, 6: 0.3, 7: 0.9, 8: 0.9}
+
+
+def validating(on_step=None):
+    validated = {step: {"score": score} for step, score in SCORES.items()}
+    return FakeTrainer(on_step=on_step, validated={1: {"score": 0.0}} | validated)
+
+
+def test_training_stops_where_it_has_not_improved(run, saved, lines, capsys):
+    trainer, data, _ = run(validating(), steps=8, evaluate=1, stop=STOP)
+    assert int(trainer.state.step) == 6
+    assert data.closed
+    # Step 5 is as good as step 3, which is no improvement, and comes later.
+    assert saved() == [3, 5, 6]
+    assert lines()[-1]["step"] == 6
+    said = capsys.readouterr().err
+    assert "step 6: stopped early: validation/score has not improved on 0.4 of step 3 in 3" in said
+    # Done is done.
+    again, data, _ = run(validating(), steps=8, evaluate=1, stop=STOP)
+    assert (int(again.state.step), data.next) == (6, 12)
+    assert lines()[-1]["step"] == 6
+
+
+def test_a_stop_tells_the_losses_since_the_last_line(run, lines):
+    run(validating(), steps=8, log=4, evaluate=1, stop=STOP)
+    assert [line["step"] for line in lines() if "loss" in line] == [4, 6]
+    assert lines()[-1]["loss"] == pytest.approx((1 / 5 + 1 / 6) / 2)
+
+
+@pytest.mark.parametrize("kill", range(3, 7))
+def test_patience_outlives_a_kill(run, saved, lines, tmp_path, kill):
+    """Wherever it is killed: what stopped the whole run stops the one that goes on."""
+    whole, _, _ = run(validating(), steps=8, evaluate=1, stop=STOP)
+    wanted, kept = [line.get("validation/score") for line in lines()], saved()
+    shutil.rmtree(tmp_path / "checkpoints")
+
+    class Kill(Exception):
+        pass
+
+    def die(step):
+        if step == kill:
+            raise Kill
+
+    with pytest.raises(Kill):
+        run(validating(die), steps=8, evaluate=1, stop=STOP)
+    again, _, _ = run(validating(), steps=8, evaluate=1, stop=STOP)
+    assert again.state == whole.state
+    assert [line.get("validation/score") for line in lines()] == wanted
+    assert saved() == kept
+
+
+def test_an_unknown_metric_is_told_of_at_the_first_evaluation(run):
+    trainer, _, error = run(steps=8, evaluate=2, stop={"metric": "dice"}, raises=UserError)
+    assert int(trainer.state.step) == 2
+    assert "'dice', which validation does not tell; name one of accuracy, loss" in str(error)

@@ -105,6 +105,7 @@ def plan(name: str, config: ConfigDict, table: Mapping[str, Modality]) -> Plan:
     abstract = nnx.eval_shape(lambda: in_training(MaskCodec(rngs=nnx.Rngs(0))))
     shapes = {key: tuple(x.shape) for key, x in params.flatten(abstract).items()}
     fit.check_optimizer(name, config, steps, shapes)
+    fit.check_stopping(name, config, objective.names, validation)
     mesh = fit.make_mesh(config)
     data.train_data(config, train).close()
     return Plan(name, config, modality, objective, train, validation, test, mesh, steps)

@@ -162,7 +162,9 @@ def plan(
     fit.check_optimizer(name, config, steps, shapes)
     mesh = fit.make_mesh(config)
     data.train_data(config, train).close()
-    return Plan(name, config, model, makers, train, parts["validation"], schemes, mesh, steps)
+    planned = Plan(name, config, model, makers, train, parts["validation"], schemes, mesh, steps)
+    fit.check_stopping(name, config, planned.objective({}).names, planned.validation)
+    return planned
 
 
 def check_kernels(config: ConfigDict, model: FourMConfig) -> None:

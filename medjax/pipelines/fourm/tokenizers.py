@@ -114,7 +114,8 @@ def plan(name: str, config: ConfigDict, table: Mapping[str, Modality]) -> Plan:
     )
     if not train:
         raise data.lacking(name, config, modality.value)
-    _objective(config, modality, tokenizer)
+    objective = _objective(config, modality, tokenizer)
+    fit.check_stopping(name, config, objective.names, validation)
     networks = (tokenizer.encoder, tokenizer.decoder)
     heads = [n.width // n.num_heads for n in networks if isinstance(n, ViTConfig)]
     kernels.check(config, {"attention": heads}, precision.resolve(config.dtype))

@@ -18,7 +18,7 @@ from medjax.data.loc_tokens import decode_boxes
 from medjax.data.tokenizer import Tokenizer
 from medjax.decoding.config import DecodeConfig
 from medjax.errors import UserError
-from medjax.evaluation import run as evaluation
+from medjax.evaluation.asking import Asker
 from medjax.evaluation.predictions import Prediction
 from medjax.pipelines import weights
 from medjax.pipelines.fit import own_mesh
@@ -78,9 +78,8 @@ def ask(
     dtype, mesh = precision.resolve(config.dtype), own_mesh(config)
     model = weights.load_result(workdir.model(stage), dtype, mesh)
     height, width = pixels.shape[:2]
-    # Whatever can be indexed is a source here, a list too.
     # With this device's own kernels: those of the run may be another device's.
-    answers = evaluation.answer(model, tokenizer, examples, config, stage)  # type: ignore[arg-type]
+    answers = Asker(tokenizer, config)(model, examples, stage)
     return [_reply(answer, height, width) for answer in answers]
 
 

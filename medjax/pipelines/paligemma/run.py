@@ -16,8 +16,9 @@ from medjax.cli import say
 from medjax.data import setup
 from medjax.data.tokenizer import Tokenizer
 from medjax.errors import UserError
-from medjax.evaluation import metrics
+from medjax.evaluation import grounding, metrics
 from medjax.evaluation import run as evaluation
+from medjax.evaluation.asking import Asker
 from medjax.models.config import PaliGemmaConfig
 from medjax.pipelines import results, weights
 from medjax.pipelines.fit import own_mesh
@@ -168,10 +169,13 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
         systems["majority answer"] = evaluation.majority(train, source, config.evaluate.group)
     for name in _asked_stages(config):
         stage = config_lib.stage_config(config, name)
+        ask = Asker(tokenizer, stage)
         dtype, mesh = precision.resolve(stage.dtype), own_mesh(stage)
         model = weights.load_result(workdir.model(name), dtype, mesh)
         stages.check_kernels(stage, model.config)
-        systems[name] = evaluation.answer(model, tokenizer, source, stage, name)
+        if config.evaluate.grounding and name == names[-1]:
+            systems |= grounding.answers(ask, model, source, stage, name)
+        systems[name] = ask(model, source, name)
     folder = results.folder_of(workdir, part)
     results.begin(folder)
     title = f"{config.name}: {part} questions"

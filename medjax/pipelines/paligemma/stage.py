@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -19,11 +19,15 @@ from medjax.data.sources import Source
 from medjax.data.tokenizer import Tokenizer
 from medjax.decoding.config import DecodeConfig
 from medjax.errors import UserError
+from medjax.evaluation import answered
+from medjax.evaluation.answered import Chosen
+from medjax.evaluation.asking import Asker
 from medjax.models import families, variants
 from medjax.models.config import PaliGemmaConfig
 from medjax.pipelines import weights
 from medjax.pipelines.fit import (
     check_optimizer,
+    check_stopping,
     fit,
     leaves_weights,
     lora_config,
@@ -91,6 +95,7 @@ class Plan:
       sources: of the training data, with their weights, by name.
       phases: of its curriculum; none: all sources at once.
       held_out: the validation data; None if it is never asked for.
+      asked: those of them that are answered at each evaluation; None if none are.
       model: its sizes.
       steps: of training.
     """
@@ -100,6 +105,7 @@ class Plan:
     sources: Mapping[str, tuple[Source, float]]
     phases: tuple[Phase, ...]
     held_out: Joined | None
+    asked: Chosen | None
     model: PaliGemmaConfig
     mesh: Mesh
     steps: int
@@ -128,6 +134,10 @@ def plan(name: str, config: ConfigDict, model: PaliGemmaConfig, tokenizer: Token
         steps = sum(phase.batches for phase in phases)
     else:
         steps = steps_of(config, sum(len(source) for source, _ in sources.values()))
+    held_out = Joined(validation) if validation and config.eval_every else None
+    asked = answered.chosen(held_out, config.eval_answers) if held_out is not None else None
+    figures = (*_objective(config).names, *answered.names(asked))
+    check_stopping(name, config, figures, held_out)
     mesh = make_mesh(config)
     adapted = lora_config(config)
     shapes = tensors.specs(model) if adapted is None else adapters.adapter_specs(model, adapted)
@@ -137,13 +147,18 @@ def plan(name: str, config: ConfigDict, model: PaliGemmaConfig, tokenizer: Token
         config,
         sources,
         phases,
-        Joined(validation) if validation and config.eval_every else None,
+        held_out,
+        asked,
         model,
         mesh,
         steps,
     )
     _train_data(planned, None).close()
     return planned
+
+
+def _objective(config: ConfigDict) -> Answers:
+    return Answers(config.loss.normalize, config.loss.label_smoothing)
 
 
 def _phases(
@@ -220,7 +235,7 @@ def run_stage(plan: Plan, workdir: Workdir, start: Start | None, tokenizer: Toke
         name,
         config,
         model,
-        Answers(config.loss.normalize, config.loss.label_smoothing),
+        _objective(config),
         _train_data(plan, transform),
         steps=steps,
         mesh=mesh,
@@ -228,5 +243,16 @@ def run_stage(plan: Plan, workdir: Workdir, start: Start | None, tokenizer: Toke
         folder=workdir.stage(name),
         base=base,
         validation=validation,
+        answers=_answers(plan, transform, tokenizer),
     )
     weights.save(workdir.model(name), config, trained, start, workdir.tokenizer)
+
+
+def _answers(
+    plan: Plan, transform: Any, tokenizer: Tokenizer
+) -> Callable[[Any], Mapping[str, float]] | None:
+    """Gives the figures of a model's answers to validation questions; None if none are asked."""
+    if (asked := plan.asked) is None:
+        return None
+    ask = Asker(tokenizer, plan.config, transform)
+    return lambda model: answered.figures(ask(model, asked, plan.name, keep_bar=False))

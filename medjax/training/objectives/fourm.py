@@ -72,6 +72,11 @@ class Masking(Plain):
         self._targets = [config.index(name) for name in config.targets]
         self._sizes = [config.modality(name).vocab_size or 0 for name in config.targets]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See `Objective`."""
+        return "loss", "accuracy", *(f"loss/{name}" for name in self._config.targets)
+
     def prepare(
         self, arrays: Any, batch: Batch, key: Key[Array, ""], parts: int, source: str
     ) -> tuple[Batch, tuple[()]]:

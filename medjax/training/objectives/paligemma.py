@@ -30,6 +30,11 @@ class Answers(Plain):
     normalize: str = "example"
     label_smoothing: float = 0.0
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See `Objective`."""
+        return "loss", "accuracy"
+
     def sums(self, model: PaliGemma, part: Batch, shared: Any, index: Any) -> Sums:
         """part: image [B,H,W,3]; tokens, mask_ar, mask_loss [B,T]."""
         del shared, index

@@ -54,6 +54,11 @@ class Quantization(Plain):
         self._modality, self._quantizer, self._places = modality, quantizer, places
         self._codebook = codebook
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See `Objective`."""
+        return "loss", "reconstruction", "commitment", "use", "perplexity"
+
     def through(self, model: Any, images: Array) -> tuple[Quantized, Float[Array, "B"]]:
         """Images as codes, [B, h, w], and how far from them is what these become."""
         raise NotImplementedError
