@@ -71,6 +71,8 @@ def _why(record: Record, question: Question) -> str:
     del record
     if question.form != "answer" or question.language != _LANGUAGE:
         return ""
+    if question.task == "history":  # however it is asked
+        return "history"
     if reason := cannot_answer(question.question):
         return reason
     return "measurement" if is_measurement(question.answer) else ""
