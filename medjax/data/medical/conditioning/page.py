@@ -13,6 +13,7 @@ from medjax.data.faults import BadExample
 from medjax.data.medical.conditioning import page_figures
 from medjax.data.medical.conditioning.run import Conditioned, Size
 from medjax.data.medical.conditioning.settings import Settings
+from medjax.data.medical.conditioning.splits import parts_of
 from medjax.data.medical.conditioning.step import Case, Report
 from medjax.data.medical.conditioning.words import table
 from medjax.data.medical.record import Record, shown
@@ -41,8 +42,9 @@ def summary(conditioned: Conditioned) -> dict[str, Any]:
     """Every count, figure and setting, ready for JSON; images are named by their ids.
 
     Keys: `format`, `dataset`, `settings`, `off` (settings whose steps did not run), `before` and
-    `after` (`patients`, `images`, `questions`), `images_without_questions`, and `steps`: `name`,
-    `does`, `unit`, `dropped`, `changed`, `figures`, `warnings`, `before`, `after`, `cases`.
+    `after` (`patients`, `images`, `questions`), `parts` (what each has in the end, `diagnoses`
+    too), `images_without_questions`, and `steps`: `name`, `does`, `unit`, `dropped`, `changed`,
+    `figures`, `warnings`, `before`, `after`, `cases`.
     """
     sizes = [dataclasses.asdict(size) for size in conditioned.sizes]
     return {
@@ -52,6 +54,7 @@ def summary(conditioned: Conditioned) -> dict[str, Any]:
         "off": list(conditioned.off),
         "before": sizes[0],
         "after": sizes[-1],
+        "parts": parts_of(conditioned.records),
         "images_without_questions": sum(not record.questions for record in conditioned.records),
         "steps": [
             {
@@ -109,6 +112,7 @@ def render(conditioned: Conditioned) -> str:
         lead=f"Read: {_size(before)}. Kept: {_size(after)}.",
         warnings=warnings,
         overview=_overview(reports, sizes),
+        parts=page_figures.of_step("split", {"parts": parts_of(conditioned.records)}),
         off=escape(off),
         images="\n".join(pictures.embedded),
         sections=sections,

@@ -173,6 +173,8 @@ def test_the_summary_has_every_count_and_no_path(record, tmp_path):
     assert found["before"] == {"patients": 10, "images": 20, "questions": 60}
     assert found["after"] == dataclasses.asdict(done.sizes[-1])
     assert found["images_without_questions"] == 0
+    parts = {part: (of["patients"], of["images"]) for part, of in found["parts"].items()}
+    assert parts == {"train": (8, 16), "validation": (1, 2), "test": (1, 2)}
     for step, report in zip(found["steps"], done.reports, strict=True):
         assert step["dropped"] == dict(report.dropped)
         assert step["figures"] == json.loads(json.dumps(report.figures))
