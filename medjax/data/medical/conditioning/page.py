@@ -4,15 +4,14 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from medjax.data.faults import BadExample
-from medjax.data.medical.conditioning import page_figures
+from medjax.data.medical.conditioning import folders, page_figures
 from medjax.data.medical.conditioning.run import Conditioned, Size
-from medjax.data.medical.conditioning.settings import Settings
 from medjax.data.medical.conditioning.splits import parts_of
 from medjax.data.medical.conditioning.step import Case, Report
 from medjax.data.medical.conditioning.words import table
@@ -39,7 +38,8 @@ def write(folder: Path, conditioned: Conditioned) -> None:
 
 
 def summary(conditioned: Conditioned) -> dict[str, Any]:
-    """Every count, figure and setting, ready for JSON; images are named by their ids.
+    """Every count, figure and setting, ready for JSON; images are named by their ids, and no text
+    tells where files lie.
 
     Keys: `format`, `dataset`, `settings`, `off` (settings whose steps did not run), `before` and
     `after` (`patients`, `images`, `questions`), `parts` (what each has in the end, `diagnoses`
@@ -50,7 +50,7 @@ def summary(conditioned: Conditioned) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "dataset": conditioned.name,
-        "settings": _settings(conditioned.settings),
+        "settings": folders.of_settings(conditioned.settings),
         "off": list(conditioned.off),
         "before": sizes[0],
         "after": sizes[-1],
@@ -69,17 +69,8 @@ def summary(conditioned: Conditioned) -> dict[str, Any]:
                 "after": sizes[i + 1],
                 "cases": [_case(case) for case in report.cases],
             }
-            for i, report in enumerate(conditioned.reports)
+            for i, report in enumerate(folders.taken_out(conditioned))
         ],
-    }
-
-
-def _settings(settings: Settings) -> dict[str, Any]:
-    """The settings, files by their names alone: where they lie is nobody's business."""
-    return dataclasses.asdict(settings) | {
-        "question_tables": [PurePath(path).name for path in settings.question_tables],
-        "tokenizer": PurePath(settings.tokenizer).name,
-        "against": [spec.partition("=")[0] for spec in settings.against],
     }
 
 
@@ -91,7 +82,7 @@ def _case(case: Case) -> dict[str, str]:
 def render(conditioned: Conditioned) -> str:
     """The page as text. Images that cannot be read are told of in their place."""
     pictures = _Pictures(conditioned)
-    reports = conditioned.reports
+    reports = folders.taken_out(conditioned)
     sizes = conditioned.sizes
     sections = "\n".join(
         _section(report, before, after, pictures)
@@ -118,7 +109,7 @@ def render(conditioned: Conditioned) -> str:
         sections=sections,
         settings="".join(
             f"<div><dt>{escape(key)}</dt><dd>{escape(_value(value))}</dd></div>"
-            for key, value in _settings(conditioned.settings).items()
+            for key, value in folders.of_settings(conditioned.settings).items()
         ),
     )
 
