@@ -8,6 +8,7 @@ where, how it looks, and what is large or small beside something else in the sam
 """
 
 import collections
+import functools
 import re
 from collections.abc import Sequence
 
@@ -33,6 +34,7 @@ _ABOUT = re.compile(
 )
 
 
+@functools.lru_cache(maxsize=4096)  # many datasets ask the same of every image
 def cannot_answer(question: str) -> str:
     """Why one slice cannot answer an English question, in a few words; "" if it can."""
     return first_match(_GIVEN.sub("", question), patterns("beyond_slice.json"))
@@ -71,6 +73,8 @@ def _why(record: Record, question: Question) -> str:
     del record
     if question.form != "answer" or question.language != _LANGUAGE:
         return ""
+    if question.task == "history":  # however it is asked
+        return "history"
     if reason := cannot_answer(question.question):
         return reason
     return "measurement" if is_measurement(question.answer) else ""

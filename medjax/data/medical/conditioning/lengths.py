@@ -8,13 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from medjax.data.loc_tokens import EXTRA_REGEX
 from medjax.data.medical.conditioning.settings import Settings
 from medjax.data.medical.conditioning.step import Report, drop_questions
 from medjax.data.medical.record import Question, Record
 from medjax.data.tokenizer import Tokenizer
 
 MARKS = (128, 256, 512)  # text lengths that models of this kind are trained with
-_WORD_OR_MARK = re.compile(r"\w+|[^\w\s]")
+# A loc or seg token, a character of a script without spaces, a word of another, a mark.
+_SPACELESS = "\u3040-\u30ff\u3400-\u9fff"
+_WORD_OR_MARK = re.compile(rf"{EXTRA_REGEX.pattern}|[{_SPACELESS}]|[^\W{_SPACELESS}]+|[^\w\s]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +42,9 @@ def counter(tokenizer: str) -> Counter:
       UserError: there is no such file, or it is no tokenizer.
     """
     if not tokenizer:
-        return Counter(lambda text: len(_WORD_OR_MARK.findall(text)), "words and punctuation marks")
+        return Counter(
+            lambda text: sum(1 for _ in _WORD_OR_MARK.finditer(text)), "words and punctuation marks"
+        )
     loaded = Tokenizer.load(Path(tokenizer).expanduser())
     return Counter(
         lambda text: len(loaded.encode(text, allow_special=True)), "tokens", loaded.fingerprint

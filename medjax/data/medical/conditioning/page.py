@@ -4,15 +4,15 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from medjax.data.faults import BadExample
-from medjax.data.medical.conditioning import page_figures
+from medjax.data.medical.conditioning import folders, page_figures
 from medjax.data.medical.conditioning.run import Conditioned, Size
-from medjax.data.medical.conditioning.settings import Settings
+from medjax.data.medical.conditioning.splits import parts_of
 from medjax.data.medical.conditioning.step import Case, Report
 from medjax.data.medical.conditioning.words import table
 from medjax.data.medical.record import Record, shown
@@ -38,21 +38,24 @@ def write(folder: Path, conditioned: Conditioned) -> None:
 
 
 def summary(conditioned: Conditioned) -> dict[str, Any]:
-    """Every count, figure and setting, ready for JSON; images are named by their ids.
+    """Every count, figure and setting, ready for JSON; images are named by their ids, and no text
+    tells where files lie.
 
-    Keys: `format`, `dataset`, `settings`, `off` (whose steps did not run), `faults`, `before`
-    and `after` (`patients`, `images`, `questions`), `images_without_questions`, and `steps`:
-    `name`, `does`, `unit`, `dropped`, `changed`, `figures`, `warnings`, `before`, `after`, `cases`.
+    Keys: `format`, `dataset`, `settings`, `off` (whose steps did not run), `faults`, `before` and
+    `after` (`patients`, `images`, `questions`), `parts` (what each has in the end, `diagnoses`
+    too), `images_without_questions`, and `steps`: `name`, `does`, `unit`, `dropped`, `changed`,
+    `figures`, `warnings`, `before`, `after`, `cases`.
     """
     sizes = [dataclasses.asdict(size) for size in conditioned.sizes]
     return {
         "format": FORMAT,
         "dataset": conditioned.name,
-        "settings": _settings(conditioned.settings),
+        "settings": folders.of_settings(conditioned.settings),
         "off": list(conditioned.off),
         "faults": dict(conditioned.faults),
         "before": sizes[0],
         "after": sizes[-1],
+        "parts": parts_of(conditioned.records),
         "images_without_questions": sum(not record.questions for record in conditioned.records),
         "steps": [
             {
@@ -67,17 +70,8 @@ def summary(conditioned: Conditioned) -> dict[str, Any]:
                 "after": sizes[i + 1],
                 "cases": [_case(case) for case in report.cases],
             }
-            for i, report in enumerate(conditioned.reports)
+            for i, report in enumerate(folders.taken_out(conditioned))
         ],
-    }
-
-
-def _settings(settings: Settings) -> dict[str, Any]:
-    """The settings, files by their names alone: where they lie is nobody's business."""
-    return dataclasses.asdict(settings) | {
-        "question_tables": [PurePath(path).name for path in settings.question_tables],
-        "tokenizer": PurePath(settings.tokenizer).name,
-        "against": [spec.partition("=")[0] for spec in settings.against],
     }
 
 
@@ -89,7 +83,7 @@ def _case(case: Case) -> dict[str, str]:
 def render(conditioned: Conditioned) -> str:
     """The page as text. Images that cannot be read are told of in their place."""
     pictures = _Pictures(conditioned)
-    reports = conditioned.reports
+    reports = folders.taken_out(conditioned)
     sizes = conditioned.sizes
     sections = "\n".join(
         _section(report, before, after, pictures)
@@ -110,12 +104,13 @@ def render(conditioned: Conditioned) -> str:
         lead=f"Read: {_size(before)}. Kept: {_size(after)}.",
         warnings=warnings,
         overview=_overview(reports, sizes),
+        parts=page_figures.of_step("split", {"parts": parts_of(conditioned.records)}),
         off=escape(off),
         images="\n".join(pictures.embedded),
         sections=sections,
         settings="".join(
             f"<div><dt>{escape(key)}</dt><dd>{escape(_value(value))}</dd></div>"
-            for key, value in _settings(conditioned.settings).items()
+            for key, value in folders.of_settings(conditioned.settings).items()
         ),
     )
 

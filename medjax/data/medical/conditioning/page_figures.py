@@ -9,7 +9,7 @@ from medjax.data.medical.record import SPLITS
 from medjax.pages import escape
 
 _LISTED = 40  # items of a list that are shown; conditioning.json has them all
-_BIN, _PLOT, _TOP, _FOOT = 56, 150, 42, 46  # of the histogram, in units of its drawing
+_BIN, _PLOT, _TOP, _FOOT = 66, 150, 42, 46  # of the histogram, in units of its drawing
 
 
 def of_step(name: str, figures: Mapping[str, Any]) -> str:
@@ -155,7 +155,7 @@ def _any(figures: Mapping[str, Any]) -> str:
     """Figures of which nothing more is known than that they are ready for JSON."""
     parts, plain = [], []
     for name, value in figures.items():
-        title = escape(name.replace("_", " "))
+        title = escape(name[:1].upper() + name[1:].replace("_", " "))
         if isinstance(value, Mapping):
             if not value:
                 continue

@@ -2,12 +2,17 @@
 
 import dataclasses
 import importlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
+
+from tqdm import tqdm
 
 from medjax.data.medical.conditioning.settings import Settings, check
 from medjax.data.medical.conditioning.step import Report, Step
 from medjax.data.medical.record import Record
 from medjax.errors import UserError
+
+_PROGRESS_FROM = 20_000  # questions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +117,14 @@ def condition(records: Sequence[Record], settings: Settings, *, name: str) -> Co
         off = tuple(planned.setting for planned in STEPS if not planned.on(settings))
         return Conditioned(tuple(left), tuple(reports), name, settings, tuple(sizes), off)
 
-    for planned in STEPS:
-        if not planned.on(settings):
-            continue
+    bar = tqdm(
+        [planned for planned in STEPS if planned.on(settings)],
+        desc=f"conditioning {name}",
+        unit="step",
+        file=sys.stderr,
+        disable=sizes[0].questions < _PROGRESS_FROM,
+    )
+    for planned in bar:
         try:
             left, report = planned.step(left, settings)
         except UserError as error:

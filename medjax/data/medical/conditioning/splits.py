@@ -59,8 +59,8 @@ def _published(records: Sequence[Record], settings: Settings) -> tuple[list[Reco
     if cases or joined:
         warnings.append(
             f"{_count(len(cases) + joined, 'image')} without a published split, where others have "
-            f"one: {joined} went where the patient’s others are, {len(cases)} were left out: "
-            f"{_some([case.record.id for case in cases]) or 'none'}."
+            f"one: {joined} put where the patient’s others are, {len(cases)} left out"
+            + (f": {_some([case.record.id for case in cases])}." if cases else ".")
         )
     return kept, Report(
         "split",

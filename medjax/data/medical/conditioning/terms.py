@@ -12,6 +12,7 @@ from medjax.data.medical.conditioning.placeholders import says_nothing
 from medjax.data.medical.conditioning.words import same, table, words
 
 _LONGEST_PLACE = 6  # words; longer ones are sentences
+_LONGEST_NORMAL = 120  # characters; longer ones say more than "normal"
 
 
 def modality(facts: Mapping[str, str]) -> str:
@@ -51,8 +52,11 @@ def normal(facts: Mapping[str, str]) -> str:
     return "" if _is_normal(findings) else "abnormal"
 
 
+@functools.lru_cache(maxsize=4096)
 def _is_normal(text: str) -> bool:
     """Whether a text says "normal" and of what, and nothing else."""
+    if len(text) > _LONGEST_NORMAL:
+        return False
     rest = f" {same(text)} "
     of = set(table("terms.json")["normal"]["of"])
     for way in sorted(table("terms.json")["normal"]["normal"], key=len, reverse=True):
@@ -61,6 +65,7 @@ def _is_normal(text: str) -> bool:
     return False
 
 
+@functools.lru_cache(maxsize=4096)  # datasets repeat a few values
 def _only(kind: str, text: str) -> str:
     """The one value of a kind that a text names; "" if it names none, or several."""
     ways, spelt, found = _ways(kind), words(text), set()
