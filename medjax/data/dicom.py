@@ -39,7 +39,7 @@ def read_dicom(
       UserError: pydicom is not installed.
       BadExample: the file holds no image, or no such frame.
     """
-    pydicom = _pydicom()
+    pydicom = import_pydicom()
     dataset = pydicom.dcmread(content or path)
     if "Rows" not in dataset:
         raise BadExample("unreadable image", f"{path} is a DICOM file without an image.")
@@ -57,7 +57,12 @@ def read_dicom(
     return 255 - shown if photometric == "MONOCHROME1" else shown
 
 
-def _pydicom() -> Any:
+def import_pydicom() -> Any:
+    """The package pydicom.
+
+    Raises:
+      UserError: it is not installed.
+    """
     try:
         import pydicom
         import pydicom.pixels

@@ -14,6 +14,7 @@ B: ...; C: ...; D: ...". The answer is the text of the right choice, its letter 
 """
 
 import re
+import string
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from medjax.data.medical.record import Question, Record
 from medjax.errors import UserError
 
 _LABELS = "ABCD"
+_LETTERS = {label: re.compile(rf"{label}\s*[:.)]") for label in _LABELS}
+_AROUND = string.whitespace + "\N{NO-BREAK SPACE}\N{HAIR SPACE}'\""
 _COLUMNS = ("Figure_path", "Question", *(f"Choice {label}" for label in _LABELS))
 # Some copies of the files spell these columns otherwise.
 _ANSWERS = ("Answer", "Anwser")
@@ -123,13 +126,15 @@ def _pairs(
 
 def _choice(text: str, label: str) -> str:
     """A choice without its letter."""
-    bare = re.sub(rf"^{label}\s*[:.)]", "", _bare(text))
-    return needed(_bare(bare), f"choice {label}")
+    bare = _bare(text)
+    if letter := _LETTERS[label].match(bare):
+        bare = _bare(bare[letter.end() :])
+    return needed(bare, f"choice {label}")
 
 
 def _bare(text: str) -> str:
     """Without the spaces and quotation marks that the language model left around some texts."""
-    return text.strip().strip("'\"").strip()
+    return text.strip(_AROUND)
 
 
 def _label(row: Mapping[str, str], choices: Mapping[str, str]) -> str:
