@@ -19,6 +19,7 @@ from PIL import Image
 from medjax import cli
 from medjax.data.medical import conditioning
 from medjax.data.medical.conditioning.step import Report
+from medjax.data.medical.llm import run
 
 from .conftest import KEY, completion, pairs_about
 
@@ -32,7 +33,7 @@ def make(dataset, server, tmp_path, monkeypatch, capsys):
     """Runs the command; its exit code, what it printed as JSON, and what it said."""
     output = tmp_path / "out" / "pairs.jsonl"
 
-    def run(*arguments: str, **replaced: str):
+    def command(*arguments: str, **replaced: str):
         options = {"data": dataset, "output": output, "endpoint": server.url, "model": "llama"}
         given = [f"--{k}={v}" for k, v in (options | replaced).items() if v]
         monkeypatch.setattr(sys, "argv", ["make_questions.py", *given, "--json", *arguments])
@@ -42,9 +43,9 @@ def make(dataset, server, tmp_path, monkeypatch, capsys):
         out, err = capsys.readouterr()
         return exit_.value.code, json.loads(out) if out else None, err
 
-    run.output = output
-    run.journal = output.with_name("pairs.jsonl.journal")
-    return run
+    command.output = output
+    command.journal = output.with_name("pairs.jsonl.journal")
+    return command
 
 
 def rows(path: pathlib.Path) -> list[dict]:
@@ -146,6 +147,24 @@ def test_what_stays_bad_is_told_of_and_no_part_of_it_kept(make, server):
     assert (code, told["failed"], told["asked"], told["pairs"]) == (0, {}, 2, ROWS)
 
 
+def test_a_model_that_is_no_good_is_not_asked_for_ever(make, server, monkeypatch):
+    monkeypatch.setattr(run, "_FAILS", 4)
+    server.answers(BAD)
+    code, told, err = make("--parallel=1", "--attempts=2")
+    assert (code, told) == (2, None)
+    assert "None of the first 4 requests got an answer that can be used (The answer is not J" in err
+    assert len(server.seen) == 8
+    assert not make.output.exists()
+    # One good answer, and the others are failures to be told of.
+    server.seen.clear()
+    make.journal.unlink()
+    good = completion(json.dumps({"pairs": []}))
+    server.answers(good, BAD)
+    code, _, err = make("--parallel=1", "--attempts=1")
+    assert code == 2
+    assert "8 requests failed, 1 gave no pair." in err
+
+
 def test_no_pair_at_all(make, server):
     server.answers(completion('{"pairs": []}'))
     code, told, err = make()
@@ -209,12 +228,15 @@ def test_a_run_that_is_killed_goes_on(make, server, dataset, tmp_path):
     assert not set(asked[:4]) & set(asked[4:])  # what was answered is not asked again
 
 
-def test_ctrl_c_keeps_what_was_under_way(make, server):
-    good = server.script
+def test_ctrl_c_keeps_what_was_under_way(make, server, monkeypatch):
+    good, waits = server.script, threading.Event()
+    log = types.SimpleNamespace(warning=lambda text: waits.set())
+    monkeypatch.setattr(run, "_log", log)
 
     def script(body, number):
         if number == 2:
             os.kill(os.getpid(), signal.SIGINT)
+            assert waits.wait(10)
         return good(body, number)
 
     server.script = script
@@ -222,10 +244,9 @@ def test_ctrl_c_keeps_what_was_under_way(make, server):
     assert (code, told) == (130, None)
     assert f"What was answered is in {make.journal}" in err
     assert not make.output.exists()
-    answered = len(rows(make.journal))
-    assert 3 <= answered < REQUESTS  # the third was waited for
-    assert len(server.seen) == answered
-    assert make()[1]["asked"] == REQUESTS - answered
+    assert len(rows(make.journal)) == 3  # the third was waited for
+    assert make()[1]["asked"] == REQUESTS - 3
+    assert len(server.seen) == REQUESTS
 
 
 def test_max_cost(make, server):
@@ -408,6 +429,14 @@ def test_a_key_on_the_command_line_is_refused(make):
     code, _, err = make("--key=" + KEY)
     assert code == 2
     assert "unrecognized arguments" in err
+
+
+@pytest.mark.parametrize("package", ["openai", "jsonschema"])
+def test_a_package_that_is_missing(make, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    code, _, err = make()
+    assert code == 2
+    assert f"needs {package}: pip install -e '.[llm]'" in err
 
 
 def test_nothing_to_ask(make, tmp_path):
