@@ -1,5 +1,6 @@
 """A language model's server that answers as a test wants, and a dataset to ask it about."""
 
+import contextlib
 import http.server
 import json
 import re
@@ -78,7 +79,8 @@ class Server:
                 for name, value in headers.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(data[: len(data) // 2] if made is None else data)
+                with contextlib.suppress(ConnectionError):  # who asked may have lost patience
+                    self.wfile.write(data[: len(data) // 2] if made is None else data)
                 if made is None:
                     self.wfile.flush()
                     self.connection.shutdown(socket.SHUT_RDWR)

@@ -19,7 +19,8 @@ from PIL import Image
 from medjax import cli
 from medjax.data.medical import conditioning
 from medjax.data.medical.conditioning.step import Report
-from medjax.data.medical.llm import run
+from medjax.data.medical.llm import run, service
+from medjax.data.medical.llm.limits import PerMinute
 
 from .conftest import KEY, completion, pairs_about
 
@@ -165,6 +166,58 @@ def test_a_model_that_is_no_good_is_not_asked_for_ever(make, server, monkeypatch
     assert "8 requests failed, 1 gave no pair." in err
 
 
+def test_a_conversation_that_broke_off_goes_on(make, server):
+    server.answers(BAD, None, completion(json.dumps({"pairs": []})))
+    only = ("--limit=1", "--prompt=caption", "--retries=0")
+    assert make(*only)[0] == 2
+    make(*only)
+    first, second, third = contents(server)
+    assert (second, third != first) == (third, True)
+    _, told, _ = make(*only, "--dry-run")
+    assert told["forecast"]["requests"] == 0
+
+
+def test_what_is_cached_is_counted_once(make, server):
+    good = server.script
+    server.script = lambda body, number: (BAD, None)[number] if number < 2 else good(body, number)
+    only = ("--limit=1", "--prompt=caption", "--retries=0")
+    make(*only)
+    code, told, _ = make(*only)
+    assert (code, told["cached"], told["asked"], told["cost_of_cached"]) == (0, 1, 1, 0)
+    assert (told["tokens_in"], told["tokens_out"]) == (100, 20)
+
+
+def test_limits_are_those_that_were_asked_for(make, server, monkeypatch):
+    made = []
+
+    class Limit(PerMinute):
+        def __init__(self, limit, *, pause):
+            super().__init__(limit, pause=self.wait)
+            self.limit, self.taken, self.waits = limit, [], 0
+            made.append(self)
+
+        def take(self, amount):
+            self.taken.append(super().take(amount))
+            return self.taken[-1]
+
+        def wait(self, seconds):
+            self.waits += 1
+            return True
+
+    monkeypatch.setattr(service, "PerMinute", Limit)
+    good = server.script
+    busy = (500, {"error": {"message": "busy"}}, {})
+    server.script = lambda body, number: busy if number == 0 else good(body, number)
+    limits = ("--requests-per-minute=6", "--tokens-per-minute=100000")
+    code, _, err = make(*limits, "--parallel=1")
+    assert code == 0, err
+    by_limit = {limit.limit: limit for limit in made}
+    requests, tokens = by_limit[6], by_limit[100_000]
+    assert [share.amount for share in requests.taken] == [1] * (REQUESTS + 1)  # one was sent twice
+    assert requests.waits == REQUESTS + 1 - 6
+    assert [share.amount for share in tokens.taken] == [120] * REQUESTS  # as the server counts
+
+
 def test_no_pair_at_all(make, server):
     server.answers(completion('{"pairs": []}'))
     code, told, err = make()
@@ -237,6 +290,7 @@ def test_ctrl_c_keeps_what_was_under_way(make, server, monkeypatch):
         if number == 2:
             os.kill(os.getpid(), signal.SIGINT)
             assert waits.wait(10)
+            return BAD  # for which it would be asked again
         return good(body, number)
 
     server.script = script
@@ -244,9 +298,8 @@ def test_ctrl_c_keeps_what_was_under_way(make, server, monkeypatch):
     assert (code, told) == (130, None)
     assert f"What was answered is in {make.journal}" in err
     assert not make.output.exists()
-    assert len(rows(make.journal)) == 3  # the third was waited for
-    assert make()[1]["asked"] == REQUESTS - 3
-    assert len(server.seen) == REQUESTS
+    assert len(rows(make.journal)) == len(server.seen) == 3  # the third was waited for
+    assert make()[1]["asked"] == REQUESTS - 3 + 1
 
 
 def test_max_cost(make, server):
