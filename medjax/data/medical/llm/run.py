@@ -4,7 +4,6 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from medjax.data.medical.llm.asker import Ask, NotAsked, Outcome, Stopped, converse
 from medjax.data.medical.llm.endpoint import Unanswered
@@ -16,6 +15,7 @@ from medjax.errors import UserError
 _log = logging.getLogger(__name__)
 
 _GIVES_UP = 5  # requests in a row without an answer
+_FAILS = 20  # requests from the first on whose answers can't be used
 
 
 def known(
@@ -54,50 +54,30 @@ def answer(
       The outcomes by key; whether the budget was spent before all were answered.
 
     Raises:
-      UserError: the endpoint takes no such request, or leaves some without an answer.
+      UserError: the endpoint takes no such request or leaves some without an answer, or the model's
+        answers are of no use.
       KeyboardInterrupt: after what was under way is answered.
     """
-    outcomes: dict[str, Outcome] = {}
-    unanswered: list[Unanswered] = []
-    in_a_row, spent, failure = 0, False, None
-    results = _Workers(requests, lambda request: converse(request, asking, ask), parallel, stop)
+    workers = _Workers(requests, lambda request: converse(request, asking, ask), parallel, stop)
     try:
-        for key, result in results:
-            match result:
-                case Outcome():
-                    outcomes[key], in_a_row = result, 0
-                    done(result)
-                case BudgetSpent():
-                    spent = True
-                    stop.set()
-                case Stopped():
-                    pass
-                case Unanswered():
-                    unanswered.append(result)
-                    in_a_row += 1
-                    if in_a_row == _GIVES_UP:
-                        stop.set()
-                case _:
-                    failure = failure or result
-                    stop.set()
+        for outcome in workers:
+            done(outcome)
     except KeyboardInterrupt:
         stop.set()
         _log.warning("Waiting for the answers that are under way; Ctrl-C again does not wait.")
-        results.join()
+        workers.join()
         raise
-    if failure is not None:
-        raise failure
-    if unanswered:
-        raise UserError(
-            f"The endpoint left {len(unanswered)} of {len(requests)} requests without an answer "
-            f"({unanswered[0]}). What was answered is in the journal: see that the server runs, "
-            "then start the same command again."
-        )
-    return outcomes, spent
+    workers.judge()
+    return workers.outcomes, workers.spent
 
 
 class _Workers:
-    """Threads that do requests; iterates over (key, result or exception) as they come."""
+    """Threads that do requests; iterates over outcomes as they come.
+
+    Attributes:
+      outcomes: by key.
+      spent: whether the budget ended the work.
+    """
 
     def __init__(
         self,
@@ -106,42 +86,91 @@ class _Workers:
         parallel: int,
         stop: threading.Event,
     ):
+        self.outcomes: dict[str, Outcome] = {}
+        self.spent = False
+        self._requests, self._do, self._stop = requests, do, stop
         self._left = iter(requests.items())
+        self._unanswered: list[Unanswered] = []
+        self._in_a_row = 0
+        self._failure: Exception | None = None
         self._lock = threading.Lock()
-        self._do, self._stop = do, stop
-        self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._running = min(parallel, len(requests))
+        self._news: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()  # None: a thread ends
         # Daemons: a second Ctrl-C does not wait for them.
         self._threads = [
-            threading.Thread(target=self._work, daemon=True) for _ in range(self._running)
+            threading.Thread(target=self._work, daemon=True)
+            for _ in range(min(parallel, len(requests)))
         ]
         for thread in self._threads:
             thread.start()
 
-    def __iter__(self) -> Iterator[tuple[str, Any]]:
-        while self._running:
-            item = self._results.get()
-            if item is None:
-                self._running -= 1
+    def __iter__(self) -> Iterator[Outcome]:
+        running = len(self._threads)
+        while running:
+            if (outcome := self._news.get()) is None:
+                running -= 1
             else:
-                yield item
+                yield outcome
 
     def join(self) -> None:
-        """Waits for what is under way, whose results are not wanted."""
+        """Waits for what is under way."""
         for thread in self._threads:
             thread.join()
+
+    def judge(self) -> None:
+        """Raises what ended the work before its time, if that was an error."""
+        if self._failure is not None:
+            raise self._failure
+        if self._unanswered:
+            raise UserError(
+                f"The endpoint left {len(self._unanswered)} of {len(self._requests)} requests "
+                f"without an answer ({self._unanswered[0]}). What was answered is in the journal: "
+                "see that the server runs, then start the same command again."
+            )
+        if self._useless:
+            fault = next(outcome.fault for outcome in self.outcomes.values())
+            raise UserError(
+                f"None of the first {len(self.outcomes)} requests got an answer that can be used "
+                f"({fault}). Change model or prompt, and try them with --limit."
+            )
 
     def _work(self) -> None:
         try:
             while not self._stop.is_set():
                 with self._lock:
-                    item = next(self._left, None)
-                if item is None:
+                    key, request = next(self._left, ("", None))
+                if request is None:
                     break
-                key, request = item
                 try:
-                    self._results.put((key, self._do(request)))
-                except Exception as error:  # handed to the thread that waits
-                    self._results.put((key, error))
+                    result: Outcome | Exception = self._do(request)
+                except Exception as error:  # for the thread that waits
+                    result = error
+                with self._lock:
+                    self._note(key, result)
         finally:
-            self._results.put(None)
+            self._news.put(None)
+
+    def _note(self, key: str, result: Outcome | Exception) -> None:
+        """Keeps what came of a request; stops where going on makes no sense."""
+        match result:
+            case Outcome():
+                self.outcomes[key], self._in_a_row = result, 0
+                self._news.put(result)
+                ends = self._useless
+            case Unanswered():
+                self._unanswered.append(result)
+                self._in_a_row += 1
+                ends = self._in_a_row == _GIVES_UP
+            case BudgetSpent():
+                self.spent = ends = True
+            case Stopped():
+                ends = True
+            case _:
+                self._failure = self._failure or result
+                ends = True
+        if ends:
+            self._stop.set()
+
+    @property
+    def _useless(self) -> bool:
+        """Whether so many answers were bad, and none good, that the others will be no better."""
+        return len(self.outcomes) >= _FAILS and all(o.fault for o in self.outcomes.values())

@@ -1,21 +1,28 @@
 """A language model's server that answers as a test wants, and a dataset to ask it about."""
 
+import contextlib
 import http.server
 import json
+import pathlib
 import re
 import socket
+import sys
 import threading
 import time
 import types
 
+import make_questions
 import numpy as np
 import pytest
 
+from medjax import cli
 from medjax.data.medical import catalogue
 from medjax.data.medical.dataset import Dataset
 from medjax.data.medical.record import FileImage, Record
 
 KEY = "sk-drawn-0123456789"
+REQUESTS = 9  # 4 captions and 5 cases, of 5 and 6 images
+ROWS = 17  # of pairs
 
 
 def pairs_about(body: dict) -> str:
@@ -43,6 +50,9 @@ def completion(text: str, finish: str = "stop", usage: tuple[int, int] | None = 
             zip(("prompt_tokens", "completion_tokens"), usage, strict=True), total_tokens=sum(usage)
         )
     return body
+
+
+BAD = completion("I can't.")
 
 
 class Server:
@@ -78,7 +88,8 @@ class Server:
                 for name, value in headers.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(data[: len(data) // 2] if made is None else data)
+                with contextlib.suppress(ConnectionError):  # who asked may have lost patience
+                    self.wfile.write(data[: len(data) // 2] if made is None else data)
                 if made is None:
                     self.wfile.flush()
                     self.connection.shutdown(socket.SHUT_RDWR)
@@ -163,3 +174,31 @@ def dataset(tmp_path, monkeypatch) -> str:
     )
     monkeypatch.setattr(catalogue, "dataset", {"medpix2": drawn}.__getitem__)
     return f"medpix2={folder}"
+
+
+@pytest.fixture
+def make(dataset, server, tmp_path, monkeypatch, capsys):
+    """Runs the command; its exit code, what it printed as JSON, and what it said."""
+    output = tmp_path / "out" / "pairs.jsonl"
+
+    def command(*arguments: str, **replaced: str):
+        options = {"data": dataset, "output": output, "endpoint": server.url, "model": "llama"}
+        given = [f"--{k}={v}" for k, v in (options | replaced).items() if v]
+        monkeypatch.setattr(sys, "argv", ["make_questions.py", *given, "--json", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            cli.run(make_questions.main)
+        out, err = capsys.readouterr()
+        return exit_.value.code, json.loads(out) if out else None, err
+
+    command.output = output
+    command.journal = output.with_name("pairs.jsonl.journal")
+    return command
+
+
+def rows(path: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def contents(server) -> list[str]:
+    return [json.dumps(body["messages"]) for _, body in server.seen]

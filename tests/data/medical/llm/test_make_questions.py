@@ -4,55 +4,18 @@ import base64
 import io
 import json
 import os
-import pathlib
-import signal
-import subprocess
 import sys
 import threading
 import types
 
-import make_questions
 import numpy as np
 import pytest
 from PIL import Image
 
-from medjax import cli
 from medjax.data.medical import conditioning
 from medjax.data.medical.conditioning.step import Report
 
-from .conftest import KEY, completion, pairs_about
-
-REQUESTS = 9  # 4 captions and 5 cases, of 5 and 6 images
-ROWS = 17
-BAD = completion("I can't.")
-
-
-@pytest.fixture
-def make(dataset, server, tmp_path, monkeypatch, capsys):
-    """Runs the command; its exit code, what it printed as JSON, and what it said."""
-    output = tmp_path / "out" / "pairs.jsonl"
-
-    def run(*arguments: str, **replaced: str):
-        options = {"data": dataset, "output": output, "endpoint": server.url, "model": "llama"}
-        given = [f"--{k}={v}" for k, v in (options | replaced).items() if v]
-        monkeypatch.setattr(sys, "argv", ["make_questions.py", *given, "--json", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            cli.run(make_questions.main)
-        out, err = capsys.readouterr()
-        return exit_.value.code, json.loads(out) if out else None, err
-
-    run.output = output
-    run.journal = output.with_name("pairs.jsonl.journal")
-    return run
-
-
-def rows(path: pathlib.Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def contents(server) -> list[str]:
-    return [json.dumps(body["messages"]) for _, body in server.seen]
+from .conftest import BAD, KEY, REQUESTS, ROWS, completion, contents, pairs_about, rows
 
 
 def test_a_table(make, server):
@@ -152,113 +115,6 @@ def test_no_pair_at_all(make, server):
     assert (code, told) == (2, None)
     assert "llama gave no pair that can be used" in err
     assert not make.output.exists()
-
-
-KILLED = """
-import importlib.util, pathlib, sys
-spec = importlib.util.spec_from_file_location("drawn", sys.argv.pop(1))
-drawn = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(drawn)
-import make_questions
-from medjax import cli
-from medjax.data.medical import catalogue, dataset
-made = dataset.Dataset("medpix2", *[""] * 4, lambda path, counter: drawn.make_records(path))
-catalogue.dataset = lambda name: made
-cli.run(make_questions.main)
-"""
-
-
-def test_a_run_that_is_killed_goes_on(make, server, dataset, tmp_path):
-    make()
-    whole = make.output.read_bytes()
-    make.output.unlink()
-    make.journal.unlink()
-    server.seen.clear()
-    good = server.script
-
-    def script(body, number):
-        if number == 4:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        return good(body, number)
-
-    server.script = script
-    tools = pathlib.Path(make_questions.__file__).parent
-    library = tools.parent
-    process = subprocess.Popen(
-        [
-            sys.executable, "-c", KILLED, str(pathlib.Path(__file__).with_name("conftest.py")),
-            f"--data={dataset}", f"--output={make.output}", f"--endpoint={server.url}",
-            "--model=llama", "--parallel=1",
-        ],
-        env=os.environ | {"PYTHONPATH": f"{tools}:{library}:{library / 'kernels'}"},
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert process.wait(60) == -signal.SIGKILL, process.stderr.read().decode()
-    process.stderr.close()
-    assert not make.output.exists()
-    assert len(rows(make.journal)) == 4
-    # Half a line, as if it had been killed while it wrote.
-    make.journal.write_bytes(make.journal.read_bytes() + b'{"key": "12')
-    server.script = good
-    code, told, err = make()
-    assert code == 0, err
-    assert make.output.read_bytes() == whole
-    assert (told["cached"], told["asked"]) == (4, REQUESTS - 4)
-    asked = contents(server)
-    assert not set(asked[:4]) & set(asked[4:])  # what was answered is not asked again
-
-
-def test_ctrl_c_keeps_what_was_under_way(make, server):
-    good = server.script
-
-    def script(body, number):
-        if number == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        return good(body, number)
-
-    server.script = script
-    code, told, err = make("--parallel=1")
-    assert (code, told) == (130, None)
-    assert f"What was answered is in {make.journal}" in err
-    assert not make.output.exists()
-    answered = len(rows(make.journal))
-    assert 3 <= answered < REQUESTS  # the third was waited for
-    assert len(server.seen) == answered
-    assert make()[1]["asked"] == REQUESTS - answered
-
-
-def test_max_cost(make, server):
-    # 20 tokens out an answer, at most 25, at a price of 1 each.
-    arguments = ("--price-out=1000000", "--max-cost=100", "--parameter=max_tokens=25")
-    code, told, err = make(*arguments)
-    assert (code, told["complete"], told["asked"], told["cost"]) == (1, False, 4, 80)
-    assert "--max-cost is reached with 5 requests left" in err
-    assert not make.output.exists()
-    assert make(*arguments)[1]["cost"] == 80
-    code, told, _ = make(*arguments)
-    assert (code, told["asked"], told["cost_of_cached"]) == (0, 1, 160)
-    assert len(server.seen) == REQUESTS
-
-
-def test_an_endpoint_that_is_down(make, server):
-    server.answers((503, {"error": {"message": "loading"}}, {}))
-    code, told, err = make("--parallel=1", "--retries=0")
-    assert (code, told) == (2, None)
-    assert "left 5 of 9 requests without an answer (status 503: loading)" in err
-    assert len(server.seen) == 5  # then it is given up
-    assert not make.output.exists()
-
-
-def test_one_request_without_an_answer(make, server):
-    good = server.script
-    server.script = lambda body, number: None if number == 3 else good(body, number)
-    code, _, err = make("--parallel=1", "--retries=0")
-    assert code == 2
-    assert "left 1 of 9 requests" in err
-    assert not make.output.exists()
-    code, told, _ = make()
-    assert (code, told["asked"], told["pairs"]) == (0, 1, ROWS)
 
 
 def test_the_key_is_nowhere(make, server, monkeypatch):
@@ -408,6 +264,14 @@ def test_a_key_on_the_command_line_is_refused(make):
     code, _, err = make("--key=" + KEY)
     assert code == 2
     assert "unrecognized arguments" in err
+
+
+@pytest.mark.parametrize("package", ["openai", "jsonschema"])
+def test_a_package_that_is_missing(make, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    code, _, err = make()
+    assert code == 2
+    assert f"needs {package}: pip install -e '.[llm]'" in err
 
 
 def test_nothing_to_ask(make, tmp_path):
