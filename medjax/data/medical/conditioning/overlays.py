@@ -55,7 +55,7 @@ def step(records: Sequence[Record], settings: Settings) -> tuple[list[Record], R
             shown = cases.setdefault(kind, [])
             if len(shown) < SHOWN:
                 shown.append(Case(record, text, kind))
-    without = counts.get(NOTHING, 0)
+    without, unreadable = counts.pop(NOTHING, 0), counts.pop(UNREADABLE, 0)
     exceptions = 0 < without <= (1 - _MOST) * len(records)
     if not exceptions:  # a dataset without text needs no list of all its images
         cases.pop(NOTHING, None)
@@ -67,6 +67,9 @@ def step(records: Sequence[Record], settings: Settings) -> tuple[list[Record], R
         unit="images",
         cases=pick(cases),
         figures={
+            "images": len(records),
+            NOTHING: without,
+            UNREADABLE: unreadable,
             "watermarks": [{"corner": m.corner, "box": list(m.box)} for m in common.marks],
             "rows of text": [dataclasses.asdict(band) for band in common.bands],
         },
