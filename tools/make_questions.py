@@ -38,7 +38,7 @@ from tqdm import tqdm
 from medjax import cli
 from medjax.data.faults import POLICIES, FaultCounter
 from medjax.data.medical import catalogue
-from medjax.data.medical.conditioning import settings
+from medjax.data.medical.conditioning import placeholders, settings
 from medjax.data.medical.llm import endpoint, plan, prompt, run, service, table
 from medjax.data.medical.llm.asker import Outcome, Replay
 from medjax.data.medical.llm.journal import Journal
@@ -297,6 +297,8 @@ def _records(args: argparse.Namespace, counter: FaultCounter) -> list[Record]:
     if not path.is_dir():
         raise UserError(f"--data: there is no folder {folder}.")
     records = list(catalogue.dataset(name).read(path, counter))
+    # A caption that says nothing costs as much as one that does.
+    records, _ = placeholders.step(records, settings.Settings())
     if args.images and args.overlays != "keep":
         from medjax.data.medical.conditioning import overlays
 

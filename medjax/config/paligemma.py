@@ -83,7 +83,7 @@ def _check(config: ConfigDict, where: str) -> None:
     try:
         settings.check(settings.Settings(**config.data.conditioning.to_dict()))
     except UserError as error:
-        raise UserError(f"{where}: data.conditioning.{error}") from error
+        raise UserError(f"{where}: {error}") from error
 
 
 FAMILY = Family(

@@ -51,7 +51,7 @@ class Settings:
 
 DEFAULT = Settings()
 
-_CHOICES = {
+CHOICES = {
     "overlays": ("mask", "crop", "keep"),
     "split": ("published", "made"),
     "leaks": ("error", "drop", "warn", "off"),
@@ -59,13 +59,14 @@ _CHOICES = {
 
 
 def check(settings: Settings) -> None:
-    """Raises UserError, which begins with the setting's name, for a value that cannot be."""
-    for name, choices in _CHOICES.items():
+    """Raises UserError for a value that cannot be."""
+    for name, choices in CHOICES.items():
         if (value := getattr(settings, name)) not in choices:
-            raise UserError(f"{name} is {value!r}, none of {', '.join(choices)}")
+            listed = ", ".join(f'"{choice}"' for choice in choices)
+            raise UserError(f"data.conditioning.{name} is {value!r}: set it to one of {listed}.")
     for name in ("max_answer_tokens", "split_seed", "hash_distance"):
         if (number := getattr(settings, name)) < 0:
-            raise UserError(f"{name} is {number}; it must be 0 or more")
+            raise UserError(f"data.conditioning.{name} is {number}; it must be 0 or more.")
     sizes = settings.split_sizes
     shares = all(size <= 1 for size in sizes)
     if (
@@ -76,9 +77,12 @@ def check(settings: Settings) -> None:
         or (not shares and any(size != int(size) for size in sizes))
     ):
         raise UserError(
-            f"split_sizes is {sizes}; write three shares that add up to 1, such as (0.8, 0.1, 0.1),"
+            f"data.conditioning.split_sizes is {sizes}; write three shares that add up to 1, such as (0.8, 0.1, 0.1),"
             " or three numbers of patients, such as (600, 25, 25)"
         )
     for other in settings.against:
         if not all(other.partition("=")[::2]):
-            raise UserError(f"against has {other!r}; write name=folder, as vqa_rad=/data/vqa_rad")
+            raise UserError(
+                f"data.conditioning.against has {other!r}; write name=folder, as "
+                "vqa_rad=/data/vqa_rad."
+            )
