@@ -13,7 +13,7 @@ from medjax.training.early_stopping import lower_is_better
 _BINS = 60  # of a training curve; what was logged in between is drawn faintly
 _COLOURS = ("#0b62a8", "#c4491d", "#2f7d4f", "#8a4fa3", "#a8770b", "#3d8f96", "#b0417a", "#6b6f76")
 _DASHED = (0, (4, 2))
-_WITHIN = 5  # so many entries of a legend find room among the curves
+_WITHIN = 4  # so many entries of a legend find room among the curves
 _TRAIN, _INK, _OVERFITTING = "#8a939e", "#1b1f24", "#f3d9cf"
 
 
