@@ -12,6 +12,8 @@ from medjax.training.early_stopping import lower_is_better
 
 _BINS = 60  # of a training curve; what was logged in between is drawn faintly
 _COLOURS = ("#0b62a8", "#c4491d", "#2f7d4f", "#8a4fa3", "#a8770b", "#3d8f96", "#b0417a", "#6b6f76")
+_DASHED = (0, (4, 2))
+_WITHIN = 4  # so many entries of a legend find room among the curves
 _TRAIN, _INK, _OVERFITTING = "#8a939e", "#1b1f24", "#f3d9cf"
 
 
@@ -85,8 +87,8 @@ def _draw(axis, curves: Curves, heading: str, names: Sequence[str]) -> None:
             smooth = train.binned(_BINS)
             if smooth is not train:
                 axis.plot(train.x, train.y, color=pale, lw=0.8, alpha=0.2)
-            said = f"{label}, training" if many else "training"
-            axis.plot(smooth.x, smooth.y, color=pale, lw=1.3, ls=(0, (4, 2)), label=said)
+            said = None if many else "training"
+            axis.plot(smooth.x, smooth.y, color=pale, lw=1.3, ls=_DASHED, label=said)
         if (held_out := curves.validation.get(name)) is not None:
             said = label if many else "validation"
             axis.plot(held_out.x, held_out.y, color=colour, lw=1.8, marker="o", ms=3.5, label=said)
@@ -96,6 +98,8 @@ def _draw(axis, curves: Curves, heading: str, names: Sequence[str]) -> None:
                 [x], [y], marker="*", ms=14, color=colour, mec="white", ls="", zorder=5,
                 label=f"best, {curves.unit} {x:,.4g}",
             )  # fmt: skip
+    if many and any(name in curves.train for name in names):
+        axis.plot([], [], color=_TRAIN, lw=1.3, ls=_DASHED, label="training")
     if curves.best is not None:
         axis.axvline(curves.place(curves.best), color=_INK, lw=0.9, ls=":", zorder=1)
     if curves.stopped:
@@ -109,8 +113,11 @@ def _draw(axis, curves: Curves, heading: str, names: Sequence[str]) -> None:
     axis.grid(color="#e2e4e7", lw=0.6)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=8, edgecolor="none", framealpha=0.85)
+    if labels := axis.get_legend_handles_labels()[1]:
+        beside = (
+            {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(labels) > _WITHIN else {}
+        )
+        axis.legend(fontsize=8, edgecolor="none", framealpha=0.85, **beside)
 
 
 def _merged(found: Mapping[str, Curve | None]) -> list[list[str]]:

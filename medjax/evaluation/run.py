@@ -1,4 +1,4 @@
-"""Asks models the test questions and writes what came out: table, predictions, page and picture."""
+"""Writes what came out of the test questions: table, predictions, page and picture."""
 
 import dataclasses
 import json

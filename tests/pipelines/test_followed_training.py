@@ -4,9 +4,11 @@ import importlib
 import json
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from medjax import config as config_lib
 from medjax import pipelines, workdir
@@ -82,14 +84,25 @@ def test_decoding_is_compiled_once_for_training_and_once_for_the_end(followed):
     assert followed[2] == 2
 
 
-def test_the_answers_are_those_of_the_weights_of_then(followed, tiny_run):
+def test_the_answers_are_those_of_the_weights_of_then(followed, tiny_run, monkeypatch):
     path, scored, _ = followed
     config, folder = load(tiny_run), workdir.Workdir.of(path)
     tokenizer = Tokenizer.load(folder.tokenizer)
     model = weights.load_result(folder.model("train"), jnp.float32)
     held_out = setup.Joined(setup.open_sources(config, "validation"))
     chosen = answered.chosen(held_out, 4)
-    again = asking.Asker(tokenizer, config)(model, chosen, "train")
+    used, ask = [], asking.Decoder.__call__
+
+    def spied(self, *args, **kwargs):
+        used.append({id(array) for array in jax.tree.leaves(self.state)})
+        return ask(self, *args, **kwargs)
+
+    monkeypatch.setattr(asking.Decoder, "__call__", spied)
+    asker = asking.Asker(tokenizer, config)
+    again = asker(model, chosen, "train")
+    assert [p.generated for p in asker(model, chosen, "train")] == [p.generated for p in again]
+    # The model's own arrays, the first time and later: no weight is copied.
+    assert used == [{id(array) for array in jax.tree.leaves(nnx.state(model))}] * 2
     assert [p.generated for p in again] == [p.generated for p in scored[-1]]
     assert [p.log_prob for p in again] == pytest.approx([p.log_prob for p in scored[-1]], rel=1e-4)
     # The weights were others before.

@@ -53,6 +53,19 @@ MISTAKES = {
         {"data.train.own.modalities": "tok_scan,captoin"},
         "data.train.own.modalities: modality 'captoin' is none of",
     ),
+    "a loss of what is not predicted": (
+        {"stages.fourm.early_stopping.metric": "loss/scan"},
+        "fourm: early_stopping.metric is 'loss/scan', which validation does not tell; name one of "
+        "accuracy, loss, loss/.*tok_organ",
+    ),
+    "a figure that tokenizers do not have": (
+        {"stages.scan_tokenizer.early_stopping.metric": "psnr"},
+        "scan_tokenizer: .*'psnr', .*; name one of commitment, loss, perplexity, reconstruct",
+    ),
+    "patience without validation": (
+        {"stages.fourm.early_stopping.patience": 2, "stages.fourm.eval_every": 0},
+        "fourm: early_stopping.patience is 2, but nothing is validated",
+    ),
     "a direction not read": (
         {"evaluate.directions": "rgb -> tok_organ"}, "direction 'rgb -> tok_organ': modality 'rgb'"
     ),
