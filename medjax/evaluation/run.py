@@ -1,5 +1,6 @@
 """Asks models the test questions and writes what came out: table, predictions, page and picture."""
 
+import collections
 import dataclasses
 import json
 import pathlib
@@ -19,12 +20,15 @@ from medjax.decoding.config import DecodeConfig
 from medjax.decoding.decode import Decoder
 from medjax.evaluation.baselines import Majority
 from medjax.evaluation.html import write_html
+from medjax.evaluation.parquet import write_parquet
 from medjax.evaluation.picture import write_picture
 from medjax.evaluation.predictions import Prediction, from_example, write_jsonl
 from medjax.evaluation.table import Results, results
+from medjax.evaluation.thumbnails import thumbnails
 from medjax.files import write_whole
 
-FILES = ("results.json", "results.md", "predictions.jsonl", "predictions.html", "predictions.png")
+FILES = ("results.json", "results.md", "predictions.jsonl", "predictions.parquet",
+         "predictions.html", "predictions.png")  # fmt: skip
 
 
 class Questions:
@@ -109,7 +113,7 @@ def write(
     title: str,
     group: str = "",
 ) -> Results:
-    """Writes `FILES`; predictions.jsonl and .png are of the last system."""
+    """Writes `FILES`; predictions.jsonl and .png are of the last system, the others of all."""
     folder.mkdir(parents=True, exist_ok=True)
     table = results(systems, groups=f"{group or 'image'}s")
     images = Images(source)
@@ -117,6 +121,9 @@ def write(
     write_whole(folder / "results.json", (json.dumps(table.to_dict(), indent=2) + "\n").encode())
     write_whole(folder / "results.md", (table.to_markdown() + "\n").encode())
     write_jsonl(folder / "predictions.jsonl", last)
-    write_html(folder / "predictions.html", systems, images, title=title, summary=table)
+    rows = collections.Counter(p.image_key for of_system in systems.values() for p in of_system)
+    small = thumbnails(images, rows)
+    write_parquet(folder / "predictions.parquet", systems, small)
+    write_html(folder / "predictions.html", systems, small, title=title, summary=table)
     write_picture(folder / "predictions.png", last, images)
     return table
