@@ -195,7 +195,7 @@ def _facts(examples: Sequence[Prediction]) -> list[tuple[str, list[str]]]:
 
 def _fact(example: Prediction, key: str) -> str:
     """A text or a number as text; empty where it is neither, or not known."""
-    value = example.extra.get(key)
+    value: Any = example.extra.get(key)
     if hasattr(value, "ndim") and value.ndim == 0:
         value = value.item()
     if isinstance(value, float):

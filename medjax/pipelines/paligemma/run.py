@@ -17,6 +17,7 @@ from medjax.data import setup
 from medjax.data.tokenizer import Tokenizer
 from medjax.errors import UserError
 from medjax.evaluation import run as evaluation
+from medjax.evaluation.baselines import MAJORITY
 from medjax.models.config import PaliGemmaConfig
 from medjax.pipelines import results, weights
 from medjax.pipelines.fit import own_mesh
@@ -162,7 +163,7 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
                 config_lib.stage_config(config, name), "train"
             ).values()
         ]
-        systems["majority answer"] = evaluation.majority(train, source, config.evaluate.group)
+        systems[MAJORITY] = evaluation.majority(train, source, config.evaluate.group)
     for name in _asked_stages(config):
         stage = config_lib.stage_config(config, name)
         dtype, mesh = precision.resolve(stage.dtype), own_mesh(stage)
