@@ -12,6 +12,7 @@ from typing import Any
 from medjax.errors import UserError
 from medjax.evaluation.comparison.published import Published
 from medjax.evaluation.comparison.systems import System
+from medjax.evaluation.metrics import MAIN_METRIC
 from medjax.evaluation.predictions import Prediction, by_id
 from medjax.evaluation.table import Estimate, Row, metric_name, metric_top, results
 
@@ -278,7 +279,8 @@ def _rows(answers: Mapping[str, Sequence[Prediction]], **settings: Any) -> list[
             row if with_reference else dataclasses.replace(row, differences={})
             for row in results(scored, **settings).tasks
         ]
-    place = {metric: i for i, metric in enumerate(having)}
+    main = MAIN_METRIC.values()
+    place = {metric: (metric not in main, i) for i, metric in enumerate(having)}
     first = {row.task: i for i, row in reversed(list(enumerate(rows)))}
     return sorted(rows, key=lambda row: (first[row.task], place[row.metric]))
 

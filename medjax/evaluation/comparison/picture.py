@@ -6,8 +6,8 @@ import os
 
 from medjax.errors import UserError
 from medjax.evaluation.comparison.compare import Column, Comparison, Section
-from medjax.evaluation.comparison.text import lines_of
-from medjax.evaluation.table import metric_name
+from medjax.evaluation.comparison.text import NOTHING, lines_of
+from medjax.evaluation.table import metric_name, metric_top
 from medjax.files import write_whole
 
 # Of the palette of Okabe and Ito; published ones are told by their shape, too.
@@ -15,6 +15,7 @@ MEASURED, PUBLISHED = "#0072B2", "#D55E00"
 _INK, _FAINT, _LINE = "#1B1F24", "#6A727C", "#D4D7DA"
 MOST_PANELS = 24
 _COLUMNS = 3
+_NARROWEST = 0.1  # of a metric's whole range, shown by an axis
 _LONGEST = 34  # letters of a system's name
 
 
@@ -46,6 +47,7 @@ def write_png(path: str | os.PathLike[str], comparison: Comparison, *, title: st
         layout="constrained",
         squeeze=False,
     )
+    figure.get_layout_engine().set(h_pad=0.12, w_pad=0.08)
     for axis, (section, column) in zip(axes.flat, shown, strict=False):
         _draw(axis, comparison, section, column)
     for axis in list(axes.flat)[len(shown) :]:
@@ -76,6 +78,8 @@ def _draw(axis, comparison: Comparison, section: Section, column: Column) -> Non
         names.append(_short(line.name))
         cell = column.cells.get(number)
         if cell is None:
+            # At the left edge, whatever the axis.
+            axis.text(0.01, row, NOTHING, transform=axis.get_yaxis_transform(), va="center")
             continue
         value, low, high = cell.estimate.value, cell.estimate.low, cell.estimate.high
         colour = PUBLISHED if line.published else MEASURED
@@ -100,6 +104,10 @@ def _draw(axis, comparison: Comparison, section: Section, column: Column) -> Non
         fontsize=10, loc="left", color=_INK,
     )  # fmt: skip
     axis.margins(x=0.09)
+    left, right = axis.get_xlim()
+    # Hairs do not fill a panel.
+    if (lacking := _NARROWEST * metric_top(column.metric) - (right - left)) > 0:
+        axis.set_xlim(left - lacking / 2, right + lacking / 2)
     axis.tick_params(axis="x", labelsize=8, colors=_FAINT)
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="x", color=_LINE, linewidth=0.6)
