@@ -22,7 +22,7 @@ from medjax.errors import UserError
 from medjax.evaluation.comparison.compare import Comparison, compare
 from medjax.evaluation.comparison.page import write_page
 from medjax.evaluation.comparison.picture import write_png
-from medjax.evaluation.comparison.published import read_published
+from medjax.evaluation.comparison.published import of_systems, read_published
 from medjax.evaluation.comparison.systems import gather
 from medjax.evaluation.comparison.text import to_markdown
 from medjax.files import write_whole
@@ -65,10 +65,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     args = parser.parse_args()
-    published = read_published(args.published) if args.published else []
+    figures = read_published(args.published) if args.published else []
+    systems = gather(args.systems)
     comparison = compare(
-        gather(args.systems),
-        published,
+        systems,
+        [*of_systems(systems), *figures],
         reference=args.reference,
         tasks=args.tasks,
         seed=args.seed,

@@ -34,6 +34,7 @@ def write_png(path: str | os.PathLike[str], comparison: Comparison, *, title: st
         raise UserError("a picture needs matplotlib: pip install 'medjax[report]'") from error
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     panels = [(section, column) for section in comparison.sections for column in section.columns]
     shown = panels[:MOST_PANELS]
@@ -44,10 +45,9 @@ def write_png(path: str | os.PathLike[str], comparison: Comparison, *, title: st
         down,
         across,
         figsize=(1.5 + 4.2 * across, 0.9 + down * (0.9 + 0.3 * tallest)),
-        layout="constrained",
+        layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08),
         squeeze=False,
     )
-    figure.get_layout_engine().set(h_pad=0.12, w_pad=0.08)
     for axis, (section, column) in zip(axes.flat, shown, strict=False):
         _draw(axis, comparison, section, column)
     for axis in list(axes.flat)[len(shown) :]:
@@ -60,7 +60,10 @@ def write_png(path: str | os.PathLike[str], comparison: Comparison, *, title: st
         ]
     ]
     handles.append(plt.Line2D([], [], color=_FAINT, linestyle=":", label=comparison.reference))
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    if any(cell.differs for _, column in shown for cell in column.cells.values()):
+        label = f"differs from {comparison.reference}"
+        handles.append(plt.Line2D([], [], linestyle="", marker="$*$", color=_INK, label=label))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     if title:
         figure.suptitle(title.replace("$", r"\$"), fontsize=13)
     picture = io.BytesIO()

@@ -11,11 +11,11 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from medjax.errors import UserError
-from medjax.evaluation.comparison.systems import check_about
+from medjax.evaluation.comparison.systems import System, check_about
 from medjax.evaluation.table import Estimate
 
 _ABOUT = ("system", "source", "licence", "parameters", "task")
@@ -56,6 +56,30 @@ def read_published(path: str | os.PathLike[str]) -> list[Published]:
     if not isinstance(entries, list):
         raise UserError(f"{path}: not a list of systems, each an object with system and source")
     return [_entry(entry, f"{path}, entry {n}") for n, entry in enumerate(entries, 1)]
+
+
+def of_systems(systems: Iterable[System]) -> list[Published]:
+    """What the measured systems' own sources say of them (system.json).
+
+    Raises:
+      UserError: a value is no number; it names system and metric.
+    """
+    return [
+        Published(
+            system.name,
+            system.source or "the system's authors",
+            system.licence,
+            system.parameters,
+            "",
+            {
+                key: _estimate(value, f"{system.name}, published {key}")
+                for key, value in system.published.items()
+                if value is not None
+            },
+        )
+        for system in systems
+        if system.published
+    ]
 
 
 def _entry(entry: Any, where: str) -> Published:

@@ -2,12 +2,13 @@
 
 A folder is medjax.evaluate's (or the run's that holds it) or tools/score.py's. What is not in the
 predictions is said by a file system.json beside them, which may also be written by hand:
-{"name": ..., "licence": ..., "parameters": 2.9e9, "source": ...}, every key optional.
+{"name": ..., "licence": ..., "parameters": 2.9e9, "source": ..., "published": {metric: value}},
+every key optional; "published" holds what the source itself says, see `published`.
 """
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class System:
       parameters: their number; None if it is not said.
       source: paper or place of the model; empty if it is not said.
       groups: what a prediction's group is, in the plural ("patients").
+      published: figures that the source gives, by metric, as system.json has them.
     """
 
     name: str
@@ -38,6 +40,7 @@ class System:
     parameters: float | None = None
     source: str = ""
     groups: str = "groups"
+    published: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def gather(folders: Iterable[str | Path]) -> list[System]:
@@ -124,7 +127,12 @@ def _about(folder: Path) -> dict[str, Any]:
         said = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not JSON ({error})") from error
-    return check_about(said, str(path))
+    about = check_about(said, str(path))
+    if said.get("published") is not None:
+        if not isinstance(said["published"], dict):
+            raise UserError(f"{path}: published must be an object of metrics and their values")
+        about["published"] = said["published"]
+    return about
 
 
 def check_about(said: Any, where: str) -> dict[str, Any]:

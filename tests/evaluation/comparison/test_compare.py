@@ -10,7 +10,7 @@ from medjax.data.example import Example
 from medjax.errors import UserError
 from medjax.evaluation import bootstrap
 from medjax.evaluation.comparison.compare import compare
-from medjax.evaluation.comparison.published import read_published
+from medjax.evaluation.comparison.published import of_systems, read_published
 from medjax.evaluation.comparison.systems import System, gather
 from medjax.evaluation.parquet import write_parquet
 from medjax.evaluation.predictions import from_example, write_jsonl
@@ -198,12 +198,16 @@ def test_folders(tmp_path, systems):
     other = tmp_path / "scored"
     other.mkdir()
     write_jsonl(other / "predictions.jsonl", second)
-    about = {"name": "VLM", "licence": "mit", "parameters": 3, "source": "there", "published": {}}
+    about = {"name": "VLM", "licence": "mit", "parameters": 3, "source": "there"}
+    about["published"] = {"exact_match": 0.25, "BLEU-4": None}
     (other / "system.json").write_text(json.dumps(about))
     found = gather([tmp_path / "a", tmp_path / "b" / "evaluation", other, f"again={other}"])
     # The same baseline twice is one.
     assert [s.name for s in found] == ["majority answer", "a", "b", "VLM", "again"]
     assert (found[3].licence, found[3].parameters, found[3].source) == ("mit", 3.0, "there")
+    [figures] = of_systems(found[:-1])
+    assert (figures.name, figures.source, figures.parameters) == ("VLM", "there", 3.0)
+    assert list(figures.values) == ["exact_match"]  # what is not known is passed over
     assert found[1].groups == "patients"
     assert found[1].predictions == tuple(
         dataclasses.replace(p, extra={**p.extra, "patient": str(p.extra["patient"])}) for p in first
@@ -226,3 +230,6 @@ def test_folders_that_hold_nothing(tmp_path):
     (tmp_path / "system.json").write_text('{"parameters": "3B"}')
     with pytest.raises(UserError, match=r"system\.json: parameters must be their number"):
         gather([tmp_path])
+    (tmp_path / "system.json").write_text('{"published": {"exact_match": "high"}}')
+    with pytest.raises(UserError, match="published exact_match: value must be a number"):
+        of_systems(gather([tmp_path]))
