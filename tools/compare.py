@@ -19,11 +19,12 @@ import pathlib
 
 from medjax import cli
 from medjax.errors import UserError
-from medjax.evaluation.comparison.compare import Comparison, compare
+from medjax.evaluation.comparison.compare import compare
 from medjax.evaluation.comparison.page import write_page
 from medjax.evaluation.comparison.picture import write_png
 from medjax.evaluation.comparison.published import of_systems, read_published
 from medjax.evaluation.comparison.systems import gather
+from medjax.evaluation.comparison.table import Comparison
 from medjax.evaluation.comparison.text import to_markdown
 from medjax.files import write_whole
 
@@ -43,7 +44,9 @@ def write(comparison: Comparison, folder: pathlib.Path, title: str) -> None:
     except OSError as error:
         raise UserError(f"--output {folder} cannot be written: {error.strerror}") from error
     if left:
-        cli.say(f"the picture has no room for {left} more metrics; choose with --tasks")
+        cli.say(
+            f"the picture has no room for {left} more metrics; choose with --tasks or --metrics"
+        )
 
 
 def main() -> None:
@@ -60,6 +63,7 @@ def main() -> None:
         "--reference", default="", help="the system that the others are compared with; the first"
     )
     parser.add_argument("--tasks", nargs="+", default=(), help="the tables wanted; all")
+    parser.add_argument("--metrics", nargs="+", default=(), help="the columns wanted; all")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="a folder")
     parser.add_argument("--title", default="Comparison of systems")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
@@ -72,6 +76,7 @@ def main() -> None:
         [*of_systems(systems), *figures],
         reference=args.reference,
         tasks=args.tasks,
+        metrics=args.metrics,
         seed=args.seed,
     )
     folder = args.output.expanduser()

@@ -12,6 +12,7 @@ from typing import Any
 from medjax.errors import UserError
 from medjax.evaluation.comparison.published import Published
 from medjax.evaluation.comparison.systems import System
+from medjax.evaluation.comparison.table import Cell, Column, Comparison, Line, Section
 from medjax.evaluation.metrics import MAIN_METRIC
 from medjax.evaluation.predictions import Prediction, by_id
 from medjax.evaluation.table import Estimate, Row, metric_name, metric_top, results
@@ -20,134 +21,13 @@ from medjax.evaluation.table import Estimate, Row, metric_name, metric_top, resu
 _ALL = {"question": "all questions", "detection": "all detection", "caption": "all captions"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One system of the table; the attributes are those of `System` and `Published`."""
-
-    name: str
-    licence: str
-    parameters: float | None
-    source: str
-    published: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One metric of one system.
-
-    Attributes:
-      estimate: its mean with an interval.
-      difference: from the reference on the same examples; None for the reference itself, for
-        published figures, and where the reference lacks the metric.
-    """
-
-    estimate: Estimate
-    difference: Estimate | None = None
-
-    @property
-    def differs(self) -> bool:
-        """Whether the difference's interval leaves out 0."""
-        found = self.difference
-        return found is not None and (found.low > 0.0 or found.high < 0.0)
-
-    def to_dict(self) -> dict[str, Any]:
-        said: dict[str, Any] = self.estimate.to_dict()
-        if self.difference is not None:
-            said["difference"] = self.difference.to_dict() | {"leaves_out_0": self.differs}
-        return said
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """One metric of all systems.
-
-    Attributes:
-      metric: its name.
-      questions, groups: how many of each it is over; 0 where it is published alone.
-      cells: by the number of the line; what a system lacks is absent.
-    """
-
-    metric: str
-    questions: int
-    groups: int
-    cells: Mapping[int, Cell]
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """The table of one task, or of all questions."""
-
-    task: str
-    columns: tuple[Column, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Several systems in one table.
-
-    Attributes:
-      lines: measured systems in the order given, then published ones.
-      reference: the name of the system that the others are compared with.
-      level: of the intervals.
-      groups: what a group is, in the plural.
-      questions: how many all systems answered.
-      sections: all examples of a kind first, if they are of several tasks, then each task.
-      notes: what its reader must know beside the numbers.
-    """
-
-    lines: tuple[Line, ...]
-    reference: str
-    level: float
-    groups: str
-    questions: int
-    sections: tuple[Section, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def note(self) -> str:
-        """How to read the numbers."""
-        return (
-            f"Means with {100 * self.level:g}% bootstrap intervals over {self.groups}. Differences "
-            f"are from {self.reference}, paired by question; * marks those whose interval leaves "
-            "out 0, with no correction for their number."
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: every number, unrounded; null for what is not known."""
-        return {
-            "level": self.level,
-            "groups": self.groups,
-            "reference": self.reference,
-            "questions": self.questions,
-            "systems": [dataclasses.asdict(line) for line in self.lines],
-            "sections": [
-                {
-                    "task": section.task,
-                    "metrics": {
-                        column.metric: {
-                            "questions": column.questions,
-                            "groups": column.groups,
-                            # A list, as two published lines may be of one system.
-                            "systems": [
-                                {"line": number, "name": self.lines[number].name} | cell.to_dict()
-                                for number, cell in column.cells.items()
-                            ],
-                        }
-                        for column in section.columns
-                    },
-                }
-                for section in self.sections
-            ],
-            "notes": list(self.notes),
-        }
-
-
 def compare(
     systems: Sequence[System],
     published: Sequence[Published] = (),
     *,
     reference: str = "",
     tasks: Sequence[str] = (),
+    metrics: Sequence[str] = (),
     level: float = 0.95,
     samples: int = 2000,
     seed: int = 0,
@@ -159,10 +39,11 @@ def compare(
       published: figures that stand beside them.
       reference: which system the others are compared with; the first by default.
       tasks: the sections wanted, by name; all by default.
+      metrics: those wanted, by name or as people write them; all by default.
       level, samples, seed: see `bootstrap.interval`.
 
     Raises:
-      UserError: there is no such reference or task, or no question that all systems answered.
+      UserError: there is no such reference, task or metric, or no question that all answered.
     """
     names = [system.name for system in systems]
     reference = reference or names[0]
@@ -175,16 +56,13 @@ def compare(
     lines = [Line(s.name, s.licence, s.parameters, s.source, False) for s in systems]
     lines += [Line(p.name, p.licence, p.parameters, p.source, True) for p in published]
     sections = _with_published(sections, published, len(systems))
-    titles = [section.task for section in sections]
-    if unknown := [task for task in tasks if task not in titles]:
-        raise UserError(f"no task is named {unknown[0]!r}: {', '.join(titles)}")
     return Comparison(
         lines=tuple(lines),
         reference=reference,
         level=level,
         groups=next(s.groups for s in systems if s.name == reference),
         questions=len(kept[reference]),
-        sections=tuple(s for s in sections if not tasks or s.task in tasks),
+        sections=tuple(_wanted(sections, tasks, metrics)),
         notes=tuple(notes),
     )
 
@@ -332,6 +210,28 @@ def _with_published(
             cells = {**column.cells, number: Cell(estimate)}
             table[metric] = dataclasses.replace(column, cells=cells)
     return [Section(task, tuple(table.values())) for task, table in tables.items()]
+
+
+def _wanted(
+    sections: Sequence[Section], tasks: Sequence[str], metrics: Sequence[str]
+) -> list[Section]:
+    """Those sections and columns that were asked for."""
+    titles = [section.task for section in sections]
+    if unknown := [task for task in tasks if task not in titles]:
+        raise UserError(f"no task is named {unknown[0]!r}: {', '.join(titles)}")
+    chosen = [section for section in sections if not tasks or section.task in tasks]
+    if not metrics:
+        return chosen
+    names = dict.fromkeys(column.metric for section in chosen for column in section.columns)
+    known = {_spelling(text): name for name in names for text in (name, metric_name(name))}
+    if unknown := [metric for metric in metrics if _spelling(metric) not in known]:
+        raise UserError(f"no metric is named {unknown[0]!r}: {', '.join(names)}")
+    kept = {known[_spelling(metric)] for metric in metrics}
+    cut = [
+        Section(section.task, tuple(c for c in section.columns if c.metric in kept))
+        for section in chosen
+    ]
+    return [section for section in cut if section.columns]
 
 
 def _spelling(metric: str) -> str:

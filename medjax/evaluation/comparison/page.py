@@ -3,7 +3,7 @@
 import os
 
 from medjax.evaluation import pages
-from medjax.evaluation.comparison.compare import Cell, Column, Comparison, Line, Section
+from medjax.evaluation.comparison.table import Cell, Column, Comparison, Line, Section
 from medjax.evaluation.comparison.text import NOTHING, difference, heading, lines_of, parameters
 from medjax.evaluation.table import metric_name, metric_top
 from medjax.files import write_whole

@@ -5,7 +5,7 @@ import math
 import os
 
 from medjax.errors import UserError
-from medjax.evaluation.comparison.compare import Column, Comparison, Section
+from medjax.evaluation.comparison.table import Column, Comparison, Section
 from medjax.evaluation.comparison.text import NOTHING, lines_of
 from medjax.evaluation.table import metric_name, metric_top
 from medjax.files import write_whole

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from medjax.evaluation.comparison.compare import Cell, Column, Comparison, Line, Section
+from medjax.evaluation.comparison.table import Cell, Column, Comparison, Line, Section
 from medjax.evaluation.table import metric_name
 
 NOTHING = "–"

@@ -184,7 +184,14 @@ def test_names_that_are_not_there(systems):
         compare(systems, reference="x")
     with pytest.raises(UserError, match="no task is named 'x': all questions, modality"):
         compare(systems, tasks=["x"])
+    with pytest.raises(UserError, match="no metric is named 'x': exact_match, token_f1"):
+        compare(systems, metrics=["x"])
+
+
+def test_what_is_asked_for_alone(systems):
     assert [s.task for s in compare(systems, tasks=["plane"]).sections] == ["plane"]
+    [captions] = compare(systems, metrics=["Token F1"]).sections
+    assert [column.metric for column in captions.columns] == ["token_f1"]
 
 
 def test_folders(tmp_path, systems):
