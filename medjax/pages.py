@@ -2,21 +2,22 @@
 
 A page is a template beside its module: `page.css` is its style, images are data URIs, and a content
 security policy lets no other script run than the template's own. Everything that comes from data
-goes through `escape`.
+goes through `escape`, or through `json_block` where a script makes the page of it.
 """
 
 import base64
 import hashlib
 import html
 import importlib.resources
-import io
+import json
 import re
 import string
 from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+
+from medjax.thumbnails import thumbnail
 
 # Sky blue and orange of the palette of Okabe and Ito, which all kinds of colour vision tell apart.
 TRUTH_COLOUR = "#56B4E9"
@@ -62,21 +63,26 @@ def options(values: Iterable[tuple[object, str]], selected: object = None) -> st
 
 
 def data_uri(pixels: UInt8[np.ndarray, "H W 3"], max_side: int) -> tuple[str, int, int]:
-    """The smaller of PNG and JPEG, with the width and height that it has."""
-    image = Image.fromarray(pixels)
-    if (pixels == pixels[..., :1]).all():
-        image = image.convert("L")
-    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    best = b""
-    for format, options in (
-        ("png", {"optimize": True}),
-        ("jpeg", {"quality": _JPEG_QUALITY, "subsampling": 0}),
-    ):
-        data = io.BytesIO()
-        image.save(data, format, **options)
-        if not best or len(data.getvalue()) < len(best):
-            best, kind = data.getvalue(), format
-    return f"data:image/{kind};base64,{base64.b64encode(best).decode()}", *image.size
+    """A `thumbnail` as a data URI, with the width and height that it has."""
+    made = thumbnail(pixels, max_side)
+    return made.uri, made.width, made.height
+
+
+def json_block(name: str, value: object) -> str:
+    """Data for a page's script, which reads them by the element's id.
+
+    A block of this type is no script, so that the content security policy allows it; nothing in it
+    can end it, as "<" is written as JSON writes it when it must.
+
+    Args:
+      name: the element's id.
+      value: whatever JSON can say; lone surrogates become "?".
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return f'<script type="application/json" id="{name}">{text}</script>'
 
 
 def numbers(values: Iterable[float | None]) -> str:

@@ -336,7 +336,14 @@ def test_evaluate_again(command, finished_run, tmp_path):
     assert done.code == 0, done.err
     wanted = json.loads((finished_run / "evaluation" / "results.json").read_text())
     assert json.loads(done.out) == wanted
-    for name in ("results.json", "results.md", "predictions.jsonl", "settings.json"):
+    files = (
+        "results.json",
+        "results.md",
+        "predictions.jsonl",
+        "predictions.parquet",
+        "settings.json",
+    )
+    for name in files:
         ours, theirs = ((p / "evaluation" / name).read_bytes() for p in (run, finished_run))
         assert ours == theirs, name
 

@@ -62,7 +62,7 @@ def test_the_folder_is_as_documented(done):
         "base_lora/model/lora.json",
         "base_lora/model/lora.safetensors",
         *(f"evaluation/results.{kind}" for kind in ("json", "md")),
-        *(f"evaluation/predictions.{kind}" for kind in ("jsonl", "html", "png")),
+        *(f"evaluation/predictions.{kind}" for kind in ("jsonl", "parquet", "html", "png")),
         "evaluation/settings.json",
         *(f"huggingface/{f}" for f in (
             "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",

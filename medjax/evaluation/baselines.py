@@ -16,6 +16,9 @@ from medjax.data.loc_tokens import LOC_TOKENS, NUM_LOC, Box, decode_boxes, encod
 from medjax.evaluation import metrics
 from medjax.evaluation.predictions import Prediction, from_example, task_of
 
+# What results call it.
+MAJORITY = "majority answer"
+
 # How many training boxes are tried, and on how many; more changes the choice by hairs.
 _MAX_BOXES = 500
 

@@ -3,9 +3,12 @@
 import math
 
 from medjax.evaluation.table import Estimate, Results, Row, metric_name, metric_top
-from medjax.pages import count, data_uri, escape, fill, numbers, options
+from medjax.pages import count, data_uri, escape, fill, json_block, numbers, options
 
-__all__ = ["count", "data_uri", "escape", "fill", "numbers", "options", "results_table"]
+__all__ = [
+    "count", "data_uri", "escape", "estimate_cell", "fill", "json_block", "numbers", "options",
+    "results_table",
+]  # fmt: skip
 
 
 def results_table(summary: Results, *, alone: bool = False, notes: bool = True) -> str:
@@ -44,7 +47,7 @@ def _results_row(summary: Results, row: Row, alone: bool) -> str:
     if alone:
         heads = f'<th scope="row">{metric}</th>'
     estimates = "".join(
-        _estimate(system, row.estimates[system], metric_top(row.metric))
+        estimate_cell(system, row.estimates[system], metric_top(row.metric))
         if system in row.estimates
         else f'<td class="estimate" data-name="{escape(system)}">–</td>'
         for system in summary.systems
@@ -57,8 +60,14 @@ def _results_row(summary: Results, row: Row, alone: bool) -> str:
     )
 
 
-def _estimate(system: str, estimate: Estimate, top: float) -> str:
-    """A cell; `top` is where its axis ends, which begins at 0."""
+def estimate_cell(name: str, estimate: Estimate, top: float, below: str = "") -> str:
+    """A cell of an estimate, with a picture of its interval.
+
+    Args:
+      name: of its column, for narrow windows, where it stands alone.
+      top: where its axis ends, which begins at 0.
+      below: what else is in it, as HTML.
+    """
     value, low, high = (
         round(100 * min(max(n / top, 0.0), 1.0), 1)
         for n in (estimate.value, estimate.low, estimate.high)
@@ -68,8 +77,9 @@ def _estimate(system: str, estimate: Estimate, top: float) -> str:
         words = f"<span>{estimate.low:.2f}–{estimate.high:.2f}</span>"
         line = f'<path class="range" d="M{low} 4H{high}"/>'
     return (
-        f'<td class="estimate" data-name="{escape(system)}"><div>{estimate.value:.2f}{words}</div>'
+        f'<td class="estimate" data-name="{escape(name)}" data-value="{estimate.value:.6g}">'
+        f"<div>{estimate.value:.2f}{words}</div>"
         '<svg class="whisker" viewBox="-2 0 104 8" preserveAspectRatio="none" aria-hidden="true">'
         f'<path class="track" d="M0 4H100"/>{line}<path class="dot" d="M{value} 4h0"/>'
-        "</svg></td>"
+        f"</svg>{below}</td>"
     )

@@ -1,5 +1,6 @@
 """Writes what came out of the test questions: table, predictions, page and picture."""
 
+import collections
 import dataclasses
 import json
 import pathlib
@@ -13,12 +14,15 @@ from medjax.evaluation import grounding
 from medjax.evaluation.baselines import Majority
 from medjax.evaluation.html import write_html
 from medjax.evaluation.metrics import BASIC
+from medjax.evaluation.parquet import write_parquet
 from medjax.evaluation.picture import write_picture
 from medjax.evaluation.predictions import Prediction, scored, write_jsonl
 from medjax.evaluation.table import Results, results
 from medjax.files import write_whole
+from medjax.thumbnails import thumbnails
 
-FILES = ("results.json", "results.md", "predictions.jsonl", "predictions.html", "predictions.png")
+FILES = ("results.json", "results.md", "predictions.jsonl", "predictions.parquet",
+         "predictions.html", "predictions.png")  # fmt: skip
 
 
 class Images(Mapping[str, np.ndarray]):
@@ -60,7 +64,7 @@ def write(
     metrics: Sequence[str] = BASIC,
     by: Sequence[str] = (),
 ) -> Results:
-    """Writes `FILES`; predictions.jsonl and .png are of the last system.
+    """Writes `FILES`; predictions.jsonl and .png are of the last system, the others of all.
 
     Where that was put to the checks of `grounding`, what survives them is told below the results.
 
@@ -78,6 +82,9 @@ def write(
     write_whole(folder / "results.json", (json.dumps(table.to_dict(), indent=2) + "\n").encode())
     write_whole(folder / "results.md", (table.to_markdown() + "\n").encode())
     write_jsonl(folder / "predictions.jsonl", last)
-    write_html(folder / "predictions.html", systems, images, title=title, summary=table)
+    rows = collections.Counter(p.image_key for of_system in systems.values() for p in of_system)
+    small = thumbnails(images, rows)
+    write_parquet(folder / "predictions.parquet", systems, small)
+    write_html(folder / "predictions.html", systems, small, title=title, summary=table)
     write_picture(folder / "predictions.png", last, images)
     return table

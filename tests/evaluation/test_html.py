@@ -1,7 +1,9 @@
 import base64
+import dataclasses
 import hashlib
 import html.parser
 import io
+import json
 import re
 
 import numpy as np
@@ -12,6 +14,7 @@ from medjax.data.example import Example
 from medjax.evaluation import html as page
 from medjax.evaluation import pages, table
 from medjax.evaluation.predictions import from_example
+from medjax.thumbnails import thumbnails
 
 EVIL = "<script>alert('x')</script>\"'><img src=x onerror=alert(1)> & %%title </li> 脳 ‮ \ud83e"
 TRUE = "<loc0000><loc0102><loc0512><loc1023> brain"
@@ -21,7 +24,8 @@ SAID = "<loc0000><loc0000><loc1023><loc1023> <b>brain</b>"
 def images():
     random = np.random.default_rng(0)
     grey = np.repeat(random.integers(0, 256, (30, 40, 1), np.uint8), 3, -1)
-    return {"grey": grey, EVIL: random.integers(0, 256, (600, 300, 3), np.uint8)}
+    pixels = {"grey": grey, EVIL: random.integers(0, 256, (600, 300, 3), np.uint8)}
+    return thumbnails(pixels, {"grey": 3, EVIL: 1})
 
 
 def asked():
@@ -39,17 +43,19 @@ def answered(said, **options):
 
 
 class Reader(html.parser.HTMLParser):
-    """Collects elements with their attributes, and the text outside scripts and styles."""
+    """Collects elements with their attributes, the text outside scripts and styles, and data."""
 
     def __init__(self, text):
         super().__init__()
         self.elements, self.text, self._quiet = [], "", False
+        self.blocks, self._block = {}, ""  # texts of blocks of data by id
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag, attributes):
         self.elements.append((tag, dict(attributes)))
         self._quiet = tag in ("script", "style")
+        self._block = dict(attributes).get("id", "") if tag == "script" else ""
 
     def handle_endtag(self, tag):
         self._quiet = self._quiet and tag not in ("script", "style")
@@ -57,6 +63,12 @@ class Reader(html.parser.HTMLParser):
     def handle_data(self, data):
         if not self._quiet:
             self.text += data
+        elif self._block:
+            self.blocks[self._block] = self.blocks.get(self._block, "") + data
+
+    @property
+    def data(self):
+        return json.loads(self.blocks["data"])
 
     def all(self, tag, **wanted):
         return [a for t, a in self.elements if t == tag and wanted.items() <= a.items()]
@@ -77,15 +89,19 @@ def rendered(systems):
 
 def test_untrusted_text_makes_no_elements(rendered):
     read = Reader(rendered)
-    assert len(read.all("script")) == 1
-    assert not [tag for tag, _ in read.elements if tag in ("img", "i", "b")]
-    assert len(read.all("li")) == 4
+    scripts = read.all("script")
+    assert [a.get("type") for a in scripts] == ["application/json"] * 3 + [None]
+    assert not [tag for tag, _ in read.elements if tag in ("img", "i", "b", "li")]
     attributes = {name for _, found in read.elements for name in found}
     assert not any(name.startswith("on") for name in attributes)
     shown = EVIL.replace("\ud83e", "?")
-    assert read.text.count(shown) >= 4  # title, question, answer, truth
-    assert read.all("li", id="row2")[0]["data-id"] == shown
+    assert shown in read.text  # the title
     assert read.all("option", value=shown)
+    row = read.data["rows"][1]
+    assert [row[key] for key in ("id", "task", "question", "truth")] == [shown] * 3 + [[shown]]
+    assert row["answers"][1]["said"] == [shown]
+    # As little as the characters that could end a block of data is in one.
+    assert not re.search("[<>&]", read.blocks["data"])
 
 
 def test_only_the_page_own_script_may_run(rendered):
@@ -97,47 +113,52 @@ def test_only_the_page_own_script_may_run(rendered):
     assert "default-src 'none'" in policy["content"]
 
 
+def test_data_are_put_in_as_text_alone(rendered):
+    script = re.search(r"<script>(.*?)</script>", rendered, re.DOTALL)[1]
+    assert not re.search("innerHTML|outerHTML|insertAdjacentHTML|document.write|eval", script)
+
+
 def test_nothing_is_loaded_from_elsewhere(rendered):
     read = Reader(rendered)
-    links = [a[k] for _, a in read.elements for k in ("href", "src") if k in a]
-    assert links
-    assert all(link.startswith(("data:image/", "#")) for link in links)
+    assert not [a[k] for _, a in read.elements for k in ("href", "src") if k in a]
+    uris = [json.loads(text) for name, text in read.blocks.items() if name != "data"]
+    assert len(uris) == 2
+    assert all(uri.startswith("data:image/") for uri in uris)
     assert "url(" not in rendered
     assert "@import" not in rendered
 
 
 def test_every_example_is_there_once(rendered):
-    rows = Reader(rendered).all("li")
-    assert [row["data-id"] for row in rows][::2] == ["first/0", "box"]
-    assert [row["data-verdicts"] for row in rows] == [
-        "wrong correct",
-        "wrong correct",
-        "wrong correct",
-        "unscored unscored",
+    read = Reader(rendered)
+    rows = read.data["rows"]
+    assert read.data["systems"] == ["base", "tuned <i>"]
+    assert [row["id"] for row in rows][::2] == ["first/0", "box"]
+    assert [[a["verdict"] for a in row["answers"]] for row in rows] == [
+        ["wrong", "correct"],
+        ["wrong", "correct"],
+        ["wrong", "correct"],
+        ["unscored", "unscored"],
     ]
-    assert rows[2]["data-scores"].split()[1] == "1"
-    assert rows[3]["data-scores"] == "- -"
-    assert rows[0]["data-confidences"] == "- 0.778801"  # exp(-0.25)
-    text = Reader(rendered).text
-    assert "✓ correct" in text
-    assert "✗ wrong" in text
-    assert "✗ missed" in text
-    assert "– not scored" in text
-    assert "no answer" in text
-    assert "Not a medical device" in text
+    assert [a["main"] for a in rows[2]["answers"]][1] == 1.0
+    assert [a["main"] for a in rows[3]["answers"]] == [None, None]
+    assert [a["confidence"] for a in rows[0]["answers"]] == [None, 0.778801]  # exp(-0.25)
+    assert [metric["name"] for metric in read.data["metrics"]] == ["exact match", "IoU"]
+    assert rows[2]["answers"][1]["scores"] == [None, 1.0]
+    assert [row["kind"] for row in rows] == ["question", "question", "detection", "question"]
+    assert read.data["marks"]["detection"]["wrong"] == "✗ missed"
+    assert "Not a medical device" in read.text
 
 
 def test_each_image_is_embedded_once(rendered):
     read = Reader(rendered)
-    embedded = {a["id"]: a for a in read.all("image")}
-    assert len(embedded) == 2
     assert rendered.count("data:image/") == 2
-    assert [a["href"] for a in read.all("use")] == ["#image0", "#image1", "#image0", "#image0"]
-    grey = Image.open(io.BytesIO(base64.b64decode(embedded["image0"]["href"].split(",")[1])))
-    large = Image.open(io.BytesIO(base64.b64decode(embedded["image1"]["href"].split(",")[1])))
+    assert [row["image"] for row in read.data["rows"]] == [0, 1, 0, 0]
+    files = [json.loads(read.blocks[f"image{i}"]).split(",")[1] for i in range(2)]
+    grey, large = (Image.open(io.BytesIO(base64.b64decode(file))) for file in files)
     assert (grey.size, grey.mode) == ((40, 30), "L")
     assert large.size == (224, 448)
-    assert (embedded["image1"]["width"], embedded["image1"]["height"]) == ("224", "448")
+    sizes = [(image["width"], image["height"]) for image in read.data["images"]]
+    assert sizes == [grey.size, large.size]
 
 
 def test_lossless_where_that_is_smaller():
@@ -150,18 +171,36 @@ def test_lossless_where_that_is_smaller():
     np.testing.assert_array_equal(pixels, flat[..., 0])
 
 
-def test_boxes_are_drawn_where_they_are(rendered):
-    read = Reader(rendered)
-    [truth] = read.all("rect", **{"class": "box truth"})
-    # The image is 40 wide and 30 high; bins count in 1023rds.
-    place = [float(truth[k]) for k in ("x", "y", "width", "height")]
-    assert place == pytest.approx([40 * 102 / 1023, 0, 40 * 921 / 1023, 30 * 512 / 1023], abs=0.05)
-    guessed = read.all("rect", **{"class": "box guess"})
-    assert [g["width"] for g in guessed] == ["40.0", "36.0"]
-    groups = [a["class"] for a in read.all("g")]
-    assert groups == ["of of0", "of of1"]
-    assert 'body:not([data-system="0"]) .of0{display:none}' in rendered
+def test_boxes_are_where_they_are(rendered):
+    row = Reader(rendered).data["rows"][2]
+    [[*place, label]] = row["boxes"]
+    assert place == pytest.approx([0, 102 / 1023, 512 / 1023, 1], abs=1e-6)  # y1, x1, y2, x2
+    assert label == "brain"
+    assert [len(answer["boxes"]) for answer in row["answers"]] == [1, 1]
+    assert row["truth"][1::2] == TRUE.split(" ")[0].replace("><", "> <").split()
+    assert row["truth"][-1] == " brain"
     assert 'class="legend"' in rendered
+
+
+def test_patients_and_short_facts_are_shown():
+    def asked_of(patient, **extra):
+        example = Example("1", None, "which plane?", "axial", "grey", {"task": "plane"} | extra)
+        example.extra.update({"patient": patient} if patient else {})
+        return from_example(example, "axial")
+
+    facts = [{"seen": "seen", "plane": "axial", "age": np.float32(41)}, {"caption": "a" * 500}]
+    predictions = [asked_of("P1", **facts[0]), asked_of("", seen="unseen", **facts[1])]
+    predictions = [dataclasses.replace(p, id=str(i)) for i, p in enumerate(predictions)]
+    data = Reader(page.render(predictions, images())).data
+    assert data["patient"] == "patient"
+    assert [row["patient"] for row in data["rows"]] == ["P1", ""]
+    # The known ones first; one value alone is nothing to filter by; long texts are left out.
+    assert data["facts"] == [
+        {"name": "plane", "choices": []},
+        {"name": "seen", "choices": ["seen", "unseen"]},
+        {"name": "age", "choices": []},
+    ]
+    assert [row["facts"] for row in data["rows"]] == [["axial", "seen", "41"], ["", "unseen", ""]]
 
 
 def test_no_boxes_no_legend_and_one_system_no_choice():
@@ -177,14 +216,14 @@ def test_the_table_is_on_top(rendered, systems):
     cells = read.all("td", **{"data-name": "tuned <i>"})
     assert len(cells) == len(table.results(systems).rows)
     assert "tuned <i> − base" in read.text
-    assert rendered.index("<table>") < rendered.index('<ol class="rows"')
+    assert rendered.index("<table>") < rendered.index('id="rows"')
 
 
 def test_a_cut_question_is_marked():
     said = answered(["a", "b", "c", "d"])
-    assert "question cut" not in page.render(said, images())
     cut = [said[0], *answered(["a", "b", "c", "d"], truncated=True)[1:]]
-    assert page.render(cut, images()).count("question cut") == 3
+    rows = Reader(page.render(cut, images())).data["rows"]
+    assert [row["answers"][0]["truncated"] for row in rows] == [False, True, True, True]
 
 
 def test_the_file_is_utf8(tmp_path, systems):

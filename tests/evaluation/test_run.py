@@ -51,5 +51,6 @@ def test_writing_reads_each_image_once_for_the_page(tmp_path):
     # Then the picture's, of all four questions here.
     assert source.read == [0, 1, 0, 0, 1, 1]
     assert {path.name for path in tmp_path.iterdir()} == {
-        "results.json", "results.md", "predictions.jsonl", "predictions.html", "predictions.png",
+        "results.json", "results.md", "predictions.jsonl", "predictions.parquet",
+        "predictions.html", "predictions.png",
     }  # fmt: skip

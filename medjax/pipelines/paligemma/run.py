@@ -19,6 +19,7 @@ from medjax.errors import UserError
 from medjax.evaluation import grounding, metrics
 from medjax.evaluation import run as evaluation
 from medjax.evaluation.asking import Asker
+from medjax.evaluation.baselines import MAJORITY
 from medjax.models.config import PaliGemmaConfig
 from medjax.pipelines import results, weights
 from medjax.pipelines.fit import own_mesh
@@ -166,7 +167,7 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
                 config_lib.stage_config(config, name), "train"
             ).values()
         ]
-        systems["majority answer"] = evaluation.majority(train, source, config.evaluate.group)
+        systems[MAJORITY] = evaluation.majority(train, source, config.evaluate.group)
     for name in _asked_stages(config):
         stage = config_lib.stage_config(config, name)
         ask = Asker(tokenizer, stage)
