@@ -27,7 +27,7 @@ def test_blocks_are_the_same_bootstrap(monkeypatch):
     values, groups = random.random(200), list(np.arange(200) // 4)
     whole = bootstrap.interval(values, groups, samples=4000)
     monkeypatch.setattr(bootstrap, "_DRAWS_PER_BLOCK", 1000)  # 20 samples a block
-    np.testing.assert_allclose(bootstrap.interval(values, groups, samples=4000), whole, atol=0.01)
+    np.testing.assert_allclose(bootstrap.interval(values, groups, samples=4000), whole, rtol=1e-12)
 
 
 def test_covers_the_mean_of_clustered_data():

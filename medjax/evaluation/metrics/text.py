@@ -20,10 +20,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from medjax.errors import UserError
-from medjax.evaluation.bootstrap import OfSets
+from medjax.evaluation.bootstrap import OfSets, weighted_sums
 from medjax.evaluation.metrics.kinds import Answer, normalise, spaced_words, tokens
 
 
+@functools.cache
 def library(name: str) -> Any:
     """An optional library of the extra `eval`, by the name that it is imported by.
 
@@ -120,7 +121,7 @@ def bleu(n: int, answers: Sequence[Answer], groups: Int[np.ndarray, "answers"]) 
     sums = np.stack([np.bincount(groups, weights=column) for column in statistics.T], axis=1)
 
     def of_sets(counts: Float[np.ndarray, "samples groups"]) -> Float[np.ndarray, "samples"]:
-        return bleu_of(counts @ sums, n)
+        return bleu_of(weighted_sums(counts, sums), n)
 
     return of_sets
 
