@@ -190,7 +190,7 @@ def main() -> None:
     report: dict[str, Any] = table.to_dict() | {"counts": counts, "taken": dict(answers.taken)}
     try:
         write_json(folder / "results.json", report)
-        write_whole(folder / "results.md", (table.to_markdown() + "\n").encode())
+        write_whole(folder / "results.md", (table.to_markdown() + "\n").encode("utf-8", "replace"))
         write_jsonl(folder / "predictions.jsonl", predictions)
         write_json(folder / "system.json", system)
     except OSError as error:

@@ -15,8 +15,7 @@ from numpy.typing import ArrayLike
 # What computes a number of each set of groups, of how often each group is in it.
 OfSets = Callable[[Float[np.ndarray, "sets g"]], Float[np.ndarray, "sets"]]
 
-# Draws that are counted at once: few enough for the processor's caches. Which makes no difference to
-# what is drawn.
+# Draws that are counted at once: few enough for the processor's caches. What is drawn is the same.
 _DRAWS_PER_BLOCK = 1 << 17
 
 

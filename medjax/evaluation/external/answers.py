@@ -9,6 +9,7 @@ from typing import Any
 
 from medjax.errors import UserError
 from medjax.evaluation.external.rows import Row, read_rows
+from medjax.evaluation.metrics import METRICS
 
 # The spellings of each field, the surest first; case, spaces, "_" and "-" make no difference.
 SPELLINGS: Mapping[str, tuple[str, ...]] = {
@@ -20,8 +21,8 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
         "completion", "text",
     ),
     "truth": (
-        "truth", "ground_truth", "gt", "gt_answer", "gt_ans", "reference", "target", "gold", "suffix",
-        "correct_answer", "answer", "answers", "label",
+        "truth", "ground_truth", "gt", "gt_answer", "gt_ans", "reference", "target", "gold",
+        "suffix", "correct_answer", "answer", "answers", "label",
     ),
     "task": ("task",),
     "group": ("group",),
@@ -133,7 +134,7 @@ def _taken(path: Path, rows: Sequence[Row], keys: Mapping[str, str], needs: str)
 
 
 def _said(id: str, row: Row, taken: Mapping[str, str]) -> Said:
-    used = {*taken.values(), *_DROPPED, "extra"} - {taken.get("image_key")}
+    used = {*taken.values(), *_DROPPED, "extra", *METRICS}
     own = row.get("extra")
     extra = {key: value for key, value in row.items() if key not in used}
     if isinstance(own, Mapping):
@@ -150,7 +151,7 @@ def _said(id: str, row: Row, taken: Mapping[str, str]) -> Said:
         people = [_text(t.get("answer") if isinstance(t, Mapping) else t) for t in truths]
         fields["truth"] = collections.Counter(people).most_common(1)[0][0]
         extra["answers"] = people
-    return Said(id, extra=extra, own={k: row[k] for k in _OWN if k in row}, **fields)
+    return Said(id, extra=extra, own={k: row[k] for k in _OWN if row.get(k) is not None}, **fields)
 
 
 def _text(value: Any) -> str:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,7 @@ def _is_rows(value: Any) -> bool:
 
 def _csv(path: Path, text: str, separator: str) -> Iterator[tuple[str, Row]]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    # Long answers: the limit is 128 KiB else.
-    csv.field_size_limit(1 << 30)
+    csv.field_size_limit(1 << 30)  # else 128 KiB
     try:
         header = next(reader, [])
         if len(set(header)) < len(header):
@@ -108,14 +108,28 @@ def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path} can't be read as parquet ({error}).") from error
     for number, row in enumerate(rows, start=1):
-        yield f"{path}, row {number}", row
+        yield f"{path}, row {number}", {key: _as_json(value) for key, value in row.items()}
+
+
+def _as_json(value: Any) -> Any:
+    """A value of a table as JSON would have it: what that has no form for as a text."""
+    if isinstance(value, list | tuple):
+        return [_as_json(part) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | bool | int) else str(value)
 
 
 def _loads(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON ({error}).") from error
+
+
+def _finite(number: str) -> float | None:
+    """NaN and infinity, which JSON does not have, are nothing."""
+    return value if math.isfinite(value := float(number)) else None
 
 
 def _object(value: Any, where: str) -> Row:

@@ -106,6 +106,7 @@ def test_basic_is_the_default_and_needs_no_library(monkeypatch):
     def missing(name):
         raise ImportError(name)
 
+    text.library.cache_clear()
     monkeypatch.setattr(text.importlib, "import_module", missing)
     metrics.check(["basic", "vqa", "degeneration", "detection"])
     [scores] = metrics.score_all(said(PAIRS[:1]))
