@@ -150,12 +150,14 @@ def test_answers_by_id(tmp_path):
     ("row", "taken"),
     [
         ({"question_id": 1, "answer": "x"}, {"id": "question_id", "generated": "answer"}),
-        ({"id": 1, "answer": "x", "pred": "y"}, {"id": "id", "truth": "answer", "generated": "pred"}),
+        ({"id": 1, "answer": "x", "pred": "y"},
+         {"id": "id", "truth": "answer", "generated": "pred"}),
         ({"image_id": 1, "output": "y", "label": 0},
          {"id": "image_id", "generated": "output", "truth": "label", "image_key": "image_id"}),
         ({"ID": 1, "Ground Truth": "x", "Model_Response": "y", "text": "z"},
          {"id": "ID", "truth": "Ground Truth", "generated": "Model_Response"}),
-        ({"qid": 1, "text": "q?", "gen": "y"}, {"id": "qid", "question": "text", "generated": "gen"}),
+        ({"qid": 1, "text": "q?", "gen": "y"},
+         {"id": "qid", "question": "text", "generated": "gen"}),
     ],
 )  # fmt: skip
 def test_spellings(row, taken, tmp_path):
@@ -293,6 +295,17 @@ def test_what_is_wrong_is_said(name, text, arguments, message, command, tmp_path
     code, out, said = command("--predictions", path, *arguments)
     assert (code, out) == (2, None)
     assert message in said
+
+
+def test_one_of_several_systems(command, tmp_path):
+    rows_ = [{"id": "q", "text": t, "gt": "x", "system": s} for t, s in (("x", "a"), ("y", "b"))]
+    path = lines(tmp_path / "a.jsonl", rows_)
+    code, _, said = command("--predictions", path)
+    assert (code, "answers of a, b: name one with --system" in said) == (2, True)
+    code, report, _ = command("--predictions", path, "--system", "b", "--json")
+    assert report["overall"]["exact_match"]["systems"]["b"]["value"] == 0.0
+    code, _, said = command("--predictions", path, "--system", "c")
+    assert (code, "no system 'c', but a, b" in said) == (2, True)
 
 
 def test_odd_numbers_and_bytes(tmp_path):

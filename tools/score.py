@@ -84,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
         "--keys", type=pairs, default={}, metavar="FIELD=KEY,...",
         help=f"the file's keys for {', '.join(SPELLINGS)}, where they are not found",
     )  # fmt: skip
+    p.add_argument("--system", default="", help="whose answers, of a file of several systems'")
     p.add_argument(
         "--data", default="", metavar="NAME=FOLDER",
         help="dataset that has the true answers by id, or a file of them",
@@ -171,12 +172,12 @@ def main() -> None:
     args.predictions = args.predictions.expanduser()
     metrics.check(args.metrics)
     folder = output_of(args)
-    answers = read_answers(args.predictions, args.keys)
+    answers = read_answers(args.predictions, args.keys, system=args.system)
     truths = read_truths(args.data, args.part, args.tasks) if args.data else None
     joined = join(answers, truths, group=args.group, only_answered=args.only_answered)
     breakdown.check(args.by, (p.extra for p in joined.predictions))
     counts = tell(args.predictions, answers, joined, args.only_answered)
-    name = args.name or args.predictions.stem
+    name = args.name or args.system or args.predictions.stem
     predictions = scored(joined.predictions, args.metrics)
     groups = f"{args.group or ('group' if 'group' in answers.taken else 'image')}s"
     table = results({name: predictions}, groups=groups, metrics=args.metrics, by=args.by)

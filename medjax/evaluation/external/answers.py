@@ -74,7 +74,10 @@ class Answers:
 
 
 def read_answers(
-    path: Path, keys: Mapping[str, str] | None = None, needs: str = "generated"
+    path: Path,
+    keys: Mapping[str, str] | None = None,
+    needs: str = "generated",
+    system: str = "",
 ) -> Answers:
     """Reads a file of answers; rows that have no id are counted, and called by line if none has.
 
@@ -82,11 +85,14 @@ def read_answers(
       path: see `rows.read_rows`.
       keys: by field of `SPELLINGS`, the key to take instead of a usual spelling.
       needs: "generated", or "truth" of a file of true answers, of which none is generated.
+      system: whose answers are read, of a file with a column "system" (medjax's
+        predictions.parquet).
 
     Raises:
-      UserError: the file can't be read, has no rows, or no key for the answers.
+      UserError: the file can't be read, has no rows, no key for the answers, or the answers of
+        several systems, none of which is named.
     """
-    rows = read_rows(path)
+    rows = _of_system(path, read_rows(path), system)
     if not rows:
         raise UserError(f"{path} has no answers.")
     taken = _taken(path, [row for _, row in rows], keys or {}, needs)
@@ -102,6 +108,16 @@ def read_answers(
         else:
             found[id] = _said(id, row, taken)
     return Answers(found, taken, without_id, list(doubled))
+
+
+def _of_system(path: Path, rows: list[tuple[str, Row]], system: str) -> list[tuple[str, Row]]:
+    """The rows of one system, where a file has several."""
+    there = dict.fromkeys(_text(row["system"]) for _, row in rows if "system" in row)
+    if system and system not in there:
+        raise UserError(f"{path} has no system {system!r}, but {', '.join(there) or 'none'}.")
+    if not system and len(there) > 1:
+        raise UserError(f"{path} has the answers of {', '.join(there)}: name one with --system.")
+    return [(where, row) for where, row in rows if not system or row.get("system") == system]
 
 
 def _taken(path: Path, rows: Sequence[Row], keys: Mapping[str, str], needs: str) -> dict[str, str]:
