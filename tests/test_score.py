@@ -186,7 +186,7 @@ def test_ids_that_are_missing_or_doubled_are_counted(command, tmp_path):
         "without_truth": 0,
     }  # fmt: skip
     assert report["overall"]["answer_rate"]["systems"]["a"]["value"] == 0.75
-    assert "1 ids stand in several rows, of which the first counts ('7')" in said
+    assert "ids in several rows, of which the first counts: 1 ('7')" in said
     assert "3 of 4 questions are answered" in said
 
 
@@ -227,7 +227,7 @@ def test_truth_comes_from_a_dataset_by_id(command, tmp_path, made_dataset):
     )  # fmt: skip
     assert code == 0, said
     assert (report["counts"]["unknown"], report["counts"]["missing"]) == (1, 1)
-    assert "1 questions have no row: counted as not answered ('image1/q1')" in said
+    assert "questions without a row, counted as not answered: 1 ('image1/q1')" in said
     assert set(report["tasks"]) == {"closed", "open", "caption"}
     assert report["tasks"]["open"]["exact_match"]["systems"]["a"]["value"] == 0.0
     assert report["tasks"]["closed"]["exact_match"]["patients"] == 1

@@ -131,16 +131,16 @@ def tell(path: Path, answers: Answers, joined: Joined, only_answered: bool) -> d
     answered = sum(bool(degeneration.answered(p.generated)) for p in joined.predictions)
     left = "left out" if only_answered else "counted as not answered"
     told = {
-        "without_id": (answers.without_id, "rows have no id: left out"),
-        "doubled": (len(answers.doubled), "ids stand in several rows, of which the first counts"),
-        "unknown": (len(joined.unknown), "ids are not in the dataset: left out"),
-        "missing": (len(joined.missing), f"questions have no row: {left}"),
-        "without_truth": (joined.without_truth, "questions have no true answer: not scored"),
+        "without_id": (answers.without_id, "rows without an id, left out"),
+        "doubled": (len(answers.doubled), "ids in several rows, of which the first counts"),
+        "unknown": (len(joined.unknown), "ids that are not in the dataset, left out"),
+        "missing": (len(joined.missing), f"questions without a row, {left}"),
+        "without_truth": (joined.without_truth, "questions without a true answer, not scored"),
     }
     ids = {"doubled": answers.doubled, "unknown": joined.unknown, "missing": joined.missing}
     for what, (number, text) in told.items():
         if number:
-            cli.say(f"{number} {text}{some(ids.get(what, ()))}.")
+            cli.say(f"- {text}: {number}{some(ids.get(what, ()))}")
     cli.say(f"{answered} of {questions} questions are answered.")
     counts = {what: number for what, (number, _) in told.items()}
     return {"questions": questions, "answered": answered, **counts}

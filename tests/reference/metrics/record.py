@@ -5,7 +5,8 @@
 
 The two folders are of checkouts of GT-Vision-Lab/VQA (c4e6a0e) and microsoft/LLaVA-Med (ad758b6).
 Writes vqa.json: `normalised`, pairs of a text and what VQAEval's processPunctuation and
-processDigitArticle make of it; `contractions`, its table as pairs; `accuracy`, an answer, those of people,
+processDigitArticle make of it; `contractions`, its table as pairs; `accuracy`, an answer, those of
+people,
 and VQAEval's accuracy in percent with 2 decimals; `recall`, an answer, the true one, and the recall
 of LLaVA-Med's calculate_f1score after its normalize_word.
 """
