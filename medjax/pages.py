@@ -23,8 +23,6 @@ from medjax.thumbnails import thumbnail
 TRUTH_COLOUR = "#56B4E9"
 GUESS_COLOUR = "#E69F00"
 
-_JPEG_QUALITY = 90
-
 
 class _Page(string.Template):
     """A template whose placeholders look like nothing in HTML, CSS or JavaScript."""

@@ -91,6 +91,8 @@ MISTAKES = {
     "missing folder": ({"data.train.own.image_root": "there"}, "image_root is there"),
     "task that is none": ({"data.train.own.tasks": "('find',)"}, 'no row with "task" .find'),
     "group that is none": ({"evaluate.group": "patient"}, "test-0 of own has no such key"),
+    "unknown metric": ({"evaluate.metrics": "basic,blue"}, "no metric 'blue': name groups"),
+    "results by nothing": ({"evaluate.by": "modality"}, "no results by 'modality'"),
     "unknown model": ({"model": "paligemma-4b"}, "'paligemma-4b' is neither a .json file nor"),
     "missing model": ({"model": "there.json"}, "there.json cannot be read"),
     "no weights": ({"init": ""}, "set init to the weights to start from"),

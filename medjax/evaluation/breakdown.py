@@ -4,9 +4,10 @@ A key is one of `Prediction.extra`, "task", or "answer_length": words of the tru
 """
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from medjax.errors import UserError
 from medjax.evaluation.metrics.kinds import tokens
 
 ANSWER_LENGTH = "answer_length"
@@ -26,6 +27,25 @@ class Known(Protocol):
     def truth(self) -> str: ...
     @property
     def extra(self) -> Mapping[str, Any]: ...
+
+
+def check(keys: Iterable[str], extras: Iterable[Mapping[str, Any]]) -> None:
+    """Makes sure that there are results by some keys.
+
+    Args:
+      keys: as in the module's docstring.
+      extras: what is known of the examples.
+
+    Raises:
+      UserError: no example has one of the keys.
+    """
+    known = dict.fromkeys(key for extra in extras for key in extra)
+    for key in keys:
+        if key not in known and key not in ("task", ANSWER_LENGTH):
+            raise UserError(
+                f"There are no results by {key!r}, which no example has: name one of task, "
+                f"{ANSWER_LENGTH}{''.join(f', {k}' for k in known)}."
+            )
 
 
 def label(example: Known, key: str) -> str:

@@ -142,7 +142,7 @@ class Sheet:
     def rows(
         self, task: str, part: Bool[np.ndarray, "examples"], metrics: Sequence[str]
     ) -> list[Row]:
-        """The estimates of some metrics on a part of the examples; those that none has are left out.
+        """The estimates of those metrics that a part of the examples has.
 
         Args:
           task: what the rows are called.

@@ -147,9 +147,7 @@ def write_jsonl(path: str | os.PathLike[str], predictions: Iterable[Prediction])
       ValueError: a number is not finite.
     """
     lines = [
-        json.dumps(
-            dataclasses.asdict(prediction), ensure_ascii=False, allow_nan=False, default=_plain
-        )
+        json.dumps(vars(prediction), ensure_ascii=False, allow_nan=False, default=_plain)
         for prediction in predictions
     ]
     text = "".join(line + "\n" for line in lines)

@@ -27,7 +27,7 @@ def test_blocks_are_the_same_bootstrap(monkeypatch):
     values, groups = random.random(200), list(np.arange(200) // 4)
     whole = bootstrap.interval(values, groups, samples=4000)
     monkeypatch.setattr(bootstrap, "_DRAWS_PER_BLOCK", 1000)  # 20 samples a block
-    np.testing.assert_allclose(bootstrap.interval(values, groups, samples=4000), whole, atol=0.01)
+    np.testing.assert_allclose(bootstrap.interval(values, groups, samples=4000), whole, rtol=1e-12)
 
 
 def test_covers_the_mean_of_clustered_data():
@@ -113,3 +113,32 @@ def test_ratio_where_there_is_none():
     # Of eleven, hardly any has: those are left out.
     value, *ends = bootstrap.ratio([1] * 4 + [0] * 7, [2] * 4 + [0] * 7, list(range(11)))
     assert ends == [0.5, 0.5]
+
+
+def test_many_columns_have_the_intervals_that_each_has_alone():
+    random = np.random.default_rng(4)
+    columns, groups = random.random((90, 5)), list(np.arange(90) % 13)
+    draws = bootstrap.Draws(groups, samples=500, seed=3)
+    lows, highs = draws.intervals(draws.means(columns), 0.9)
+    for column, low, high in zip(columns.T, lows, highs, strict=True):
+        assert bootstrap.interval(column, groups, 0.9, 500, 3) == pytest.approx((low, high))
+
+
+def test_statistics_meet_the_sets_that_columns_meet():
+    values, groups = np.random.default_rng(5).random(40), list(np.arange(40) // 3)
+    draws = bootstrap.Draws(groups, samples=300)
+    sums = np.bincount(draws.index, weights=values)[:, None]
+    sizes = np.bincount(draws.index).astype(float)[:, None]
+
+    def mean(counts):
+        of_sets = bootstrap.weighted_sums(counts, np.hstack([sums, sizes]))
+        return of_sets[:, 0] / of_sets[:, 1]
+
+    drawn = draws.means(values[:, None], [mean])
+    assert drawn.shape == (300, 2)
+    np.testing.assert_allclose(drawn[:, 0], drawn[:, 1])
+    # Sets in which a statistic has no value are left out of its interval.
+    drawn[::3, 1] = np.nan
+    lows, highs = draws.intervals(drawn, 0.95)
+    expected = np.quantile(drawn[np.isfinite(drawn[:, 1]), 1], [0.025, 0.975])
+    assert (lows[1], highs[1]) == pytest.approx(tuple(expected))

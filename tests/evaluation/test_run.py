@@ -1,10 +1,13 @@
 """What the end of a run reads: images one at a time, and none where texts suffice."""
 
+import json
+
 import numpy as np
 
 from medjax.data.example import Example
 from medjax.data.setup import texts
 from medjax.evaluation import run
+from medjax.evaluation.predictions import read_jsonl
 
 
 class Source:
@@ -54,3 +57,18 @@ def test_writing_reads_each_image_once_for_the_page(tmp_path):
         "results.json", "results.md", "predictions.jsonl", "predictions.parquet",
         "predictions.html", "predictions.png",
     }  # fmt: skip
+
+
+def test_chosen_metrics_and_keys_are_in_what_is_written(tmp_path):
+    source = Source()
+    systems = {"majority": run.majority([source], source)}
+    table = run.write(
+        tmp_path, systems, source, "title", metrics=("basic", "vqa", "bleu_1"), by=("task",)
+    )
+    assert list(table.by) == ["task"]
+    written = read_jsonl(tmp_path / "predictions.jsonl")
+    assert set(written[0].scores) == {"exact_match", "vqa_accuracy", "open_recall", "open_f1"}
+    outcome = json.loads((tmp_path / "results.json").read_text())
+    assert outcome["overall"]["bleu_1"]["systems"]["majority"]["value"] == 1.0
+    assert "### By task" in (tmp_path / "results.md").read_text()
+    assert "<summary>By task</summary>" in (tmp_path / "predictions.html").read_text()

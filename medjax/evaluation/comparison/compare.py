@@ -13,7 +13,7 @@ from medjax.errors import UserError
 from medjax.evaluation.comparison.published import Published
 from medjax.evaluation.comparison.systems import System
 from medjax.evaluation.comparison.table import Cell, Column, Comparison, Line, Section
-from medjax.evaluation.metrics import MAIN_METRIC
+from medjax.evaluation.metrics import BASIC, MAIN_METRIC, METRICS, check
 from medjax.evaluation.predictions import Prediction, by_id
 from medjax.evaluation.table import Estimate, Row, metric_name, metric_top, results
 
@@ -50,9 +50,12 @@ def compare(
     if reference not in names:
         raise UserError(f"no system is named {reference!r}: {', '.join(names)}")
     kept, notes = _shared(systems, reference)
+    # Of a whole set (BLEU, mAP): no answer has a score of its own, so they are computed here.
+    named = [m for s in systems for m in s.metrics if m in METRICS and METRICS[m].corpus]
+    check(named or BASIC)
     settings = {"level": level, "samples": samples, "seed": seed}
-    sections = _sections(_rows(_of_several_tasks(kept), **settings), names, _ALL)
-    sections += _sections(_rows(kept, **settings), names)
+    sections = _sections(_rows(_of_several_tasks(kept), named, **settings), names, _ALL)
+    sections += _sections(_rows(kept, named, **settings), names)
     lines = [Line(s.name, s.licence, s.parameters, s.source, False) for s in systems]
     lines += [Line(p.name, p.licence, p.parameters, p.source, True) for p in published]
     sections = _with_published(sections, published, len(systems))
@@ -130,7 +133,9 @@ def _of_several_tasks(answers: Mapping[str, Sequence[Prediction]]) -> dict[str, 
     }
 
 
-def _rows(answers: Mapping[str, Sequence[Prediction]], **settings: Any) -> list[Row]:
+def _rows(
+    answers: Mapping[str, Sequence[Prediction]], of_sets: Sequence[str], **settings: Any
+) -> list[Row]:
     """Estimates of every metric for the systems that have it, and differences from the last."""
     having: dict[str, tuple[str, ...]] = {}
     for name, predictions in answers.items():
@@ -157,8 +162,12 @@ def _rows(answers: Mapping[str, Sequence[Prediction]], **settings: Any) -> list[
             row if with_reference else dataclasses.replace(row, differences={})
             for row in results(scored, **settings).tasks
         ]
+    if of_sets:
+        bare = {n: [dataclasses.replace(p, scores={}) for p in of] for n, of in answers.items()}
+        rows += results(bare, metrics=of_sets, **settings).tasks
     main = MAIN_METRIC.values()
-    place = {metric: (metric not in main, i) for i, metric in enumerate(having)}
+    order = [*METRICS, *having]
+    place = {m: (m not in main, i) for i, m in reversed(list(enumerate(order)))}
     first = {row.task: i for i, row in reversed(list(enumerate(rows)))}
     return sorted(rows, key=lambda row: (first[row.task], place[row.metric]))
 

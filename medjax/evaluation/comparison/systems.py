@@ -31,6 +31,7 @@ class System:
       parameters: their number; None if it is not said.
       source: paper or place of the model; empty if it is not said.
       groups: what a prediction's group is, in the plural ("patients").
+      metrics: names of those that it was scored by.
       published: figures that the source gives, by metric, as system.json has them.
     """
 
@@ -40,6 +41,7 @@ class System:
     parameters: float | None = None
     source: str = ""
     groups: str = "groups"
+    metrics: tuple[str, ...] = ()
     published: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -99,13 +101,13 @@ def read_folder(folder: Path, name: str = "") -> list[System]:
         answers = {called: read_jsonl(folder / LINES)}
     if not any(answers.values()):
         raise UserError(f"{folder}: nothing was answered there")
-    groups = _groups(folder)
+    said = _results(folder)
     *others, (_, last) = answers.items()
     systems = [
-        System(other if other == MAJORITY else f"{called}: {other}", tuple(of_other), groups=groups)
+        System(other if other == MAJORITY else f"{called}: {other}", tuple(of_other), **said)
         for other, of_other in others
     ]
-    return [*systems, System(called, tuple(last), groups=groups, **about)]
+    return [*systems, System(called, tuple(last), **said, **about)]
 
 
 def _name_of(folder: Path) -> str:
@@ -159,10 +161,13 @@ def check_about(said: Any, where: str) -> dict[str, Any]:
     return about
 
 
-def _groups(folder: Path) -> str:
-    """What a group is called, as results.json has it."""
+def _results(folder: Path) -> dict[str, Any]:
+    """What results.json says: what a group is called, and by what was scored."""
     try:
         said = json.loads((folder / "results.json").read_bytes())
-        return str(said["groups"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "groups"
+        metrics = dict.fromkeys(
+            metric for task in said.get("tasks", {}).values() for metric in task
+        )
+        return {"groups": str(said["groups"]), "metrics": tuple(metrics)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

@@ -30,7 +30,12 @@ MAIN_METRIC: dict[Kind, str] = {
 FOUND_IOU = 0.5
 
 _CAPTION_PROMPT = re.compile(r"(cap|caption|describe)( [a-z]{2})?")
-_YES_NO = re.compile(r"\b(yes|no)\b")
+# Chinese, too, in which SLAKE asks; there a "no" comes before what it denies.
+_YES_NO = re.compile(r"(?P<yes>\byes\b|[是有对]|存在)|(?P<no>\bno\b|[不否没无])")
+_BARE = {
+    "yes", "是", "是的", "有", "对", "存在",
+    "no", "否", "不", "不是", "没有", "无", "不存在", "不对",
+}  # fmt: skip
 # "A: ...", "(A) ...", "A. ..." at the start of a line or after a separator.
 _CHOICE = re.compile(r"(?:^|[\n;|,?])\s*\(?([A-H])\s*[:.)]\s*")
 # Chinese and Japanese are written without spaces: each character counts as a word.
@@ -77,14 +82,19 @@ def answer_type(truth: str, extra: Mapping[str, Any]) -> AnswerType:
     if said:
         closed = said.startswith(("closed", "close", "yes", "choice", "multiple"))
     else:
-        closed = bool(extra.get("choices")) or normalise(truth) in ("yes", "no")
+        closed = bool(extra.get("choices")) or is_yes_or_no(truth)
     return "closed" if closed else "open"
+
+
+def is_yes_or_no(truth: str) -> bool:
+    """Whether a true answer is yes or no, and nothing else."""
+    return "".join(tokens(truth)) in _BARE
 
 
 def first_yes_or_no(text: str) -> str | None:
     """ "yes" or "no", whichever stands first in a text as a word of its own; None without one."""
     found = _YES_NO.search(text.casefold())
-    return found.group(1) if found else None
+    return found.lastgroup if found else None
 
 
 def choices_of(question: str, extra: Mapping[str, Any]) -> dict[str, str]:

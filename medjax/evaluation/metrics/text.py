@@ -5,25 +5,30 @@ The n-gram metrics are those of the libraries that the field uses; what they lea
 - BLEU (Papineni et al., ACL 2002) by sacrebleu (Post, arXiv:1804.08771): of the whole set, case
   ignored, tokenizer 13a (zh for Chinese), exponential smoothing; over 1 to n-grams, in [0, 1].
 - ROUGE-L (Lin, ACL 2004) by rouge-score, F-measure, without stemming.
-- CIDEr-D (Vedantam et al., arXiv:1411.5726) by pycocoevalcap, in [0, 10]. Its document frequencies
-  are of the true answers of the set that is scored, so that values of different sets, or of parts
-  scored alone, do not compare. COCO's tokenizer needs Java; here words are `kinds.tokens`.
+- CIDEr-D (Vedantam et al., arXiv:1411.5726), n-grams and their frequencies by pycocoevalcap, in
+  [0, 10]. Frequencies are of the true answers of the set that is scored, so that values of
+  different sets, or of parts scored alone, do not compare. COCO's tokenizer needs Java; here words
+  are `kinds.tokens`.
 """
 
 import collections
 import functools
 import importlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from medjax.errors import UserError
-from medjax.evaluation.bootstrap import OfSets
+from medjax.evaluation.bootstrap import OfSets, weighted_sums
 from medjax.evaluation.metrics.kinds import Answer, normalise, spaced_words, tokens
 
+_SIGMA = 6.0  # of CIDEr-D's penalty for lengths
 
+
+@functools.cache
 def library(name: str) -> Any:
     """An optional library of the extra `eval`, by the name that it is imported by.
 
@@ -95,13 +100,52 @@ def cider(answers: Sequence[Answer]) -> list[float]:
 
     In a set of one every word is in all true answers, so that nothing counts: 0.
     """
-    scorer = library("pycocoevalcap.cider.cider_scorer").CiderScorer(n=4, sigma=6.0)
+    scorer = library("pycocoevalcap.cider.cider_scorer").CiderScorer(n=4)
     for answer in answers:
         made, true = (" ".join(tokens(text)) for text in (answer.generated, answer.truth))
         scorer += (made, [true])
-    # Its own `compute_score` looks for the largest frequency, which a set without words lacks.
     scorer.compute_doc_freq()
-    return [float(value) for value in scorer.compute_cider()]
+    # Its own `compute_cider` asks numpy for a logarithm per n-gram, which takes most of the time
+    # that all metrics take.
+    most = math.log(len(answers))
+    weights = {gram: most - math.log(count) for gram, count in scorer.document_frequency.items()}
+    return [
+        _cider(made, true, weights, most)
+        for made, [true] in zip(scorer.ctest, scorer.crefs, strict=True)
+    ]
+
+
+_Counts = Mapping[tuple[str, ...], int]
+
+
+def _cider(
+    made: _Counts, true: _Counts, weights: Mapping[tuple[str, ...], float], most: float
+) -> float:
+    """CIDEr-D of one answer: clipped cosines of weighted n-grams, times a penalty for lengths.
+
+    Args:
+      made, true: how often each 1 to 4-gram occurs.
+      weights: inverse document frequencies.
+      most: that of an n-gram which no true answer has.
+    """
+    dots, squares, true_squares = [0.0] * 4, [0.0] * 4, [0.0] * 4
+    lengths = 0  # of the answer less that of the true one, in pairs of words
+    for gram, count in true.items():
+        place = len(gram) - 1
+        true_squares[place] += (count * weights[gram]) ** 2
+        lengths -= count if place == 1 else 0
+    for gram, count in made.items():
+        place = len(gram) - 1
+        weight = weights.get(gram, most)
+        squares[place] += (count * weight) ** 2
+        lengths += count if place == 1 else 0
+        if gram in true:
+            dots[place] += min(count, true[gram]) * true[gram] * weight**2
+    cosines = (
+        dot / math.sqrt(a * b) if a and b else 0.0
+        for dot, a, b in zip(dots, squares, true_squares, strict=True)
+    )
+    return 10.0 * sum(cosines) / 4 * math.exp(-(lengths**2) / (2 * _SIGMA**2))
 
 
 def bleu(n: int, answers: Sequence[Answer], groups: Int[np.ndarray, "answers"]) -> OfSets:
@@ -120,7 +164,7 @@ def bleu(n: int, answers: Sequence[Answer], groups: Int[np.ndarray, "answers"]) 
     sums = np.stack([np.bincount(groups, weights=column) for column in statistics.T], axis=1)
 
     def of_sets(counts: Float[np.ndarray, "samples groups"]) -> Float[np.ndarray, "samples"]:
-        return bleu_of(counts @ sums, n)
+        return bleu_of(weighted_sums(counts, sums), n)
 
     return of_sets
 

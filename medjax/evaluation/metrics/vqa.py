@@ -24,7 +24,13 @@ import functools
 import re
 from collections.abc import Sequence
 
-from medjax.evaluation.metrics.kinds import Answer, choices_of, first_yes_or_no, tokens
+from medjax.evaluation.metrics.kinds import (
+    Answer,
+    choices_of,
+    first_yes_or_no,
+    is_yes_or_no,
+    tokens,
+)
 
 _PUNCTUATION = (
     ";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",",
@@ -125,7 +131,7 @@ def closed_accuracy(answer: Answer) -> float:
     one choice whose text it holds. Otherwise the true answer must stand in it, word for word.
     """
     truth, generated = answer.truth, answer.generated
-    if vqa_normalise(truth) in ("yes", "no"):
+    if is_yes_or_no(truth):
         return float(first_yes_or_no(generated) == first_yes_or_no(truth))
     choices = choices_of(answer.question, answer.extra)
     if choices and (right := _chosen(truth, choices)):

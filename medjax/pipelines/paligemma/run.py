@@ -16,7 +16,7 @@ from medjax.cli import say
 from medjax.data import setup
 from medjax.data.tokenizer import Tokenizer
 from medjax.errors import UserError
-from medjax.evaluation import grounding, metrics
+from medjax.evaluation import breakdown, grounding, metrics
 from medjax.evaluation import run as evaluation
 from medjax.evaluation.asking import Asker
 from medjax.evaluation.baselines import MAJORITY
@@ -98,7 +98,7 @@ def _questions(config: ConfigDict, tokenizer: Tokenizer, part: str) -> setup.Joi
 
     Raises:
       UserError: there is no such data, a question is too long, the groups' key is not there, or a
-        metric is unknown or lacks its library.
+        metric or a key of results is unknown, or a metric lacks its library.
     """
     names = config_lib.stage_names(config)
     last = config_lib.stage_config(config, names[-1])
@@ -111,6 +111,7 @@ def _questions(config: ConfigDict, tokenizer: Tokenizer, part: str) -> setup.Joi
         sources = setup.fitting(sources, stage, tokenizer, where, answers=False)
     setup.check_group(sources, config.evaluate.group)
     metrics.check(config.evaluate.metrics)
+    breakdown.check(config.evaluate.by, (source[0].extra for source, _ in sources.values()))
     return setup.Joined(sources, config.evaluate.examples)
 
 

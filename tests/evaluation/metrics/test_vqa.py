@@ -23,7 +23,7 @@ def test_normalisation_is_the_official_one(recorded):
 
 
 def test_contractions_are_the_official_ones(recorded):
-    assert recorded["contractions"] == vqa._CONTRACTIONS
+    assert dict(recorded["contractions"]) == vqa._CONTRACTIONS
 
 
 def test_accuracy_over_people_is_the_official_one(recorded):
@@ -63,6 +63,17 @@ def test_people_answers_come_from_the_dataset():
 )  # fmt: skip
 def test_closed_takes_the_first_yes_or_no(said, right):
     assert scores(said, "Yes.")["closed_accuracy"] == right
+
+
+@pytest.mark.parametrize(
+    ("said", "truth", "right"),
+    [
+        ("是的", "是", 1), ("不是", "是的", 0), ("没有骨折", "没有", 1), ("存在肿块", "不存在", 0),
+        ("肺", "是", 0),
+    ],
+)  # fmt: skip
+def test_closed_knows_chinese(said, truth, right):
+    assert scores(said, truth)["closed_accuracy"] == right
 
 
 CHOICES = [

@@ -5,7 +5,8 @@
 
 The two folders are of checkouts of GT-Vision-Lab/VQA (c4e6a0e) and microsoft/LLaVA-Med (ad758b6).
 Writes vqa.json: `normalised`, pairs of a text and what VQAEval's processPunctuation and
-processDigitArticle make of it; `contractions`, its table; `accuracy`, an answer, those of people,
+processDigitArticle make of it; `contractions`, its table as pairs; `accuracy`, an answer, those of
+people,
 and VQAEval's accuracy in percent with 2 decimals; `recall`, an answer, the true one, and the recall
 of LLaVA-Med's calculate_f1score after its normalize_word.
 """
@@ -104,14 +105,19 @@ def main() -> None:
     table = {k: v for k, v in evaluation.contractions.items() if k == k.lower() and k != v}
     record = {
         "normalised": [[text, normalised(text)] for text in texts],
-        "contractions": table,
+        "contractions": list(table.items()),
         "accuracy": [
             [said, people, official_accuracy(vqa, said, people)] for said, people in PEOPLE
         ],
         "recall": [[said, true, recall(said, true)] for said, true in pairs],
     }
-    text = json.dumps(record, ensure_ascii=False, indent=0)
-    (HERE / "vqa.json").write_text(text + "\n")
+
+    def lines(cases) -> str:
+        items = (json.dumps(case, ensure_ascii=False) for case in cases)
+        return "[\n" + ",\n".join(items) + "\n]"
+
+    text = ",\n".join(f'"{name}": {lines(cases)}' for name, cases in record.items())
+    (HERE / "vqa.json").write_text(f"{{{text}}}\n")
 
 
 if __name__ == "__main__":

@@ -77,8 +77,8 @@ def check(settings: Settings) -> None:
         or (not shares and any(size != int(size) for size in sizes))
     ):
         raise UserError(
-            f"data.conditioning.split_sizes is {sizes}; write three shares that add up to 1, such as (0.8, 0.1, 0.1),"
-            " or three numbers of patients, such as (600, 25, 25)"
+            f"data.conditioning.split_sizes is {sizes}; write three shares that add up to 1, such "
+            "as (0.8, 0.1, 0.1), or three numbers of patients, such as (600, 25, 25)."
         )
     for other in settings.against:
         if not all(other.partition("=")[::2]):
