@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 from medjax.recipes import source
 
 DATASET = "medpix2_drawn"
+ALPHABET = ("modality", "plane", "location", "normal")
+CAPTIONS = ("caption", "image_findings")
 
 
 def get_config():
@@ -39,7 +41,6 @@ def get_config():
             conditioning=conditioning,
             augment=augment,
             test=dict(medpix=source(DATASET, "test")),
-            validation=dict(medpix=source(DATASET, "validation")),
         )
     )
     c.evaluate = ConfigDict(
@@ -55,24 +56,32 @@ def get_config():
 
     base = c.stages.base = ConfigDict()
     base.data = ConfigDict(
-        dict(train=dict(alphabet=source(DATASET, "train", modes=("pre_training",))))
+        dict(
+            # Passes: first the alphabet alone, then captions, with the alphabet rehearsed.
+            phases=(12.0, 6.0),
+            train=dict(
+                alphabet=source(DATASET, "train", tasks=ALPHABET),
+                captions=source(DATASET, "train", tasks=CAPTIONS, phase=1),
+                rehearsal=source(DATASET, "train", tasks=ALPHABET, weight=0.5, phase=1),
+            ),
+            validation=dict(medpix=source(DATASET, "validation", modes=("pre_training",))),
+        )
     )
-    base.steps = 2000
     base.eval_every = 500
     base.optimizer = ConfigDict(dict(learning_rate=2e-3, weight_decay=0.05, warmup_steps=100))
 
     lora = c.stages.base_lora = ConfigDict()
     lora.data = ConfigDict(
         dict(
-            # Passes over what the cases say; the alphabet is rehearsed beside them.
-            phases=(6.0,),
             train=dict(
                 cases=source(DATASET, "train", modes=("alignment",)),
                 rehearsal=source(DATASET, "train", modes=("pre_training",), weight=0.3),
             ),
+            validation=dict(medpix=source(DATASET, "validation", modes=("alignment",))),
         )
     )
     lora.lora = ConfigDict(dict(rank=8, alpha=32.0))
-    lora.eval_every = 200
+    lora.epochs = 3.0
+    lora.eval_every = 250
     lora.optimizer = ConfigDict(dict(learning_rate=2.5e-3, warmup_steps=100))
     return c
