@@ -54,7 +54,7 @@ def test_text_is_found_and_covered(drawn, common):
     for of_kind in shares.values():
         assert np.mean(np.array(of_kind) > 0.5) >= 0.98
         assert np.mean(of_kind) >= 0.95
-    assert np.mean(beside) < 0.01
+    assert np.mean(beside) < 0.02  # a line of text is a tenth of the lowest images
     assert headers < 0.03 * len(drawn)
 
 
