@@ -12,7 +12,7 @@ from medjax.data.medical.record import Record
 PATIENT, IMAGE, SYNPIC, CAPTION, COPY = KINDS = (
     "same patient", "same image", "same synpic id", "same caption", "near-duplicate",
 )  # fmt: skip
-# Shorter captions say what many images show; so does one that so many patients of a part have.
+# Shorter captions say what many images show; so does one that so many patients have.
 _WORDS, _PATIENTS = 8, 6
 # How MedPix's forms begin where nobody filled them in.
 _PLACEHOLDER = "replace this"
@@ -61,7 +61,7 @@ def find(
     Returns:
       By kind, then in the order of `train` and `held_out`.
     """
-    stock = _stock_captions(train) | _stock_captions(held_out)
+    stock = _stock_captions([*train, *held_out])
     keys: dict[str, Callable[[Record], Iterable[str]]] = {
         PATIENT: lambda r: [r.patient] if r.patient and one_dataset else [],
         IMAGE: lambda r: [r.image.key, r.id] if one_dataset else [r.image.key],

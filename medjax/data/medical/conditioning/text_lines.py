@@ -14,7 +14,7 @@ from medjax.data.medical.record import Pixels
 _STROKE = 9
 _HEIGHTS = (5, 30)
 # Print stands out from what is around it by so many of 255 greys, at least.
-CONTRAST = 24
+CONTRAST = 40
 # A line is so many times as wide as high, and has so many strokes from left to right.
 _SLIMNESS = 2.5
 _STROKES = 6
