@@ -39,7 +39,7 @@ class Metric:
       needs_truth: whether an example without a true answer has no value.
       top: the greatest value there is, or else where an axis may end; the least is 0.
       better: which values are; "" where neither is by itself.
-      main: whether breakdowns show it.
+      main: whether tables show it for each task and in breakdowns.
       libraries: of the extra `eval`, by the names that they are imported by.
     """
 
@@ -99,7 +99,7 @@ _ALL = (
     *(
         Metric(
             f"bleu_{n}", f"BLEU-{n}", "text", _TEXTS, "open",
-            corpus=functools.partial(text.bleu, n), main=n == 4, libraries=("sacrebleu",),
+            corpus=functools.partial(text.bleu, n), libraries=("sacrebleu",),
         )
         for n in range(1, 5)
     ),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from medjax.data.medical.conditioning import hashes
+from medjax.data.medical.conditioning.placeholders import says_nothing
 from medjax.data.medical.conditioning.settings import Settings
 from medjax.data.medical.record import Record
 
@@ -14,8 +15,6 @@ PATIENT, IMAGE, SYNPIC, CAPTION, COPY = KINDS = (
 )  # fmt: skip
 # Shorter captions say what many images show; so does one that so many patients have.
 _WORDS, _PATIENTS = 8, 6
-# How MedPix's forms begin where nobody filled them in.
-_PLACEHOLDER = "replace this"
 _SYNPIC = re.compile(r"synpic(\d+)")
 
 
@@ -115,11 +114,7 @@ def _captions(record: Record) -> set[str]:
         " ".join(re.findall(r"\w+", text.casefold()))
         for text in (*texts, record.facts.get("caption", ""))
     )
-    return {
-        text
-        for text in plain
-        if text.count(" ") >= _WORDS - 1 and not text.startswith(_PLACEHOLDER)
-    }
+    return {text for text in plain if text.count(" ") >= _WORDS - 1 and not says_nothing(text)}
 
 
 def _stock_captions(records: Sequence[Record]) -> set[str]:
