@@ -29,13 +29,14 @@ def get_config():
     )
     c.tokenizer_vocab_size = 512
     c.image_size = 112
-    c.text_length = 64
+    c.text_length = 80
     c.batch_size = 16
+    c.decode = ConfigDict(dict(max_new_tokens=64))
     c.log_every = 100
     c.loss = ConfigDict(dict(normalize="token"))
     augment = dict(shift=0.15, turn=0.1, contrast=0.2, gamma=0.2, noise=0.02)
     # Cases of one kind are described in the same words, which the leak check finds suspicious.
-    conditioning = dict(max_answer_tokens=64, templates=True, leaks="drop")
+    conditioning = dict(max_answer_tokens=80, templates=True, leaks="drop")
     c.data = ConfigDict(
         dict(
             conditioning=conditioning,
