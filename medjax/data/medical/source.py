@@ -1,8 +1,9 @@
 """A built medical dataset as examples."""
 
 import functools
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ import pyarrow.parquet
 from jaxtyping import UInt8
 
 from medjax.data.example import Example
-from medjax.data.image_files import read_bytes
+from medjax.data.image_files import ImageFile, read_bytes
 from medjax.data.medical import build, catalogue
 from medjax.data.medical.conditioning.settings import DEFAULT, Settings
 from medjax.data.medical.reading import file_of
-from medjax.data.medical.record import SHORT_FACTS, shown
+from medjax.data.medical.record import SHORT_FACTS, FileImage, Question, Record, shown
 from medjax.errors import UserError
 
 # How a question is put to PaliGemma, by its form.
@@ -38,6 +39,10 @@ class MedicalSource:
 
     `extra` holds task, patient, image_id, language, mode, origin, the image's `SHORT_FACTS` and the
     question's own facts. Scores should be resampled over patients.
+
+    Attributes:
+      name, split: of the dataset.
+      built: the dataset's name and, after a slash, what tells this build of it from others.
     """
 
     def __init__(
@@ -75,7 +80,7 @@ class MedicalSource:
             )
         self.faults: Mapping[str, int] = build.faults(builder)
         self.name, self.split = name, split
-        self._prefix = f"{name}/{builder.builder_config.name}"
+        self.built = f"{name}/{builder.builder_config.name}"
         self._records = builder.as_data_source(split)
         texts = pyarrow.parquet.read_table(
             builder.data_path / f"{split}.parquet",
@@ -100,10 +105,31 @@ class MedicalSource:
             pixels=functools.partial(self._pixels, row["record"]),
             prefix=prefix_of(row["form"], row["language"], row["question"]),
             suffix=row["answer"],
-            image_key=f"{self._prefix}/{row['image_id']}",
+            image_key=f"{self.built}/{row['image_id']}",
             extra=extra,
             where=f"{self.name}, {self.split}, image {row['image_id']}",
         )
+
+    def records(self) -> Iterator[Record]:
+        """What the questions are about, image by image: all but pixels, with captions alone."""
+        columns = ["record", "image_id", "patient", "hashes", "record_facts"]
+        rows = self._texts.select([*columns, "id", "task", "form", "answer"]).to_pylist()
+        for _, group in itertools.groupby(rows, lambda row: row["record"]):
+            of_image = list(group)
+            first = of_image[0]
+            yield Record(
+                id=first["image_id"],
+                image=FileImage(ImageFile(Path(self.built, first["image_id"]))),
+                patient=first["patient"],
+                split=self.split,
+                questions=tuple(
+                    Question(row["id"], row["task"], "", row["answer"], "caption")
+                    for row in of_image
+                    if row["form"] == "caption"
+                ),
+                facts=json.loads(first["record_facts"]),
+                hashes=first["hashes"],
+            )
 
     def _pixels(self, number: int) -> UInt8[np.ndarray, "height width 3"]:
         record = self._records[number]
