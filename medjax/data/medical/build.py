@@ -40,9 +40,10 @@ def built(
     """
     data_dir = Path(data_dir).expanduser()
     folder = _drawn(dataset, data_dir) if dataset.make else Path(folder).expanduser()
-    if not folder.is_dir():
+    if not folder.is_dir() or not any(folder.iterdir()):
+        lacking = "there is nothing in" if folder.is_dir() else "there is no folder"
         raise UserError(
-            f"{dataset.name}: there is no folder {folder}. It must hold {dataset.files} Set "
+            f"{dataset.name}: {lacking} {folder}. It must hold {dataset.files.rstrip('.')}. Set "
             "data.manual_dir to what it lies in, or `folder` of the source to another one."
         )
     # One setting serves all datasets of a run, each of which is among those named, too.

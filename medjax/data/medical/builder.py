@@ -50,6 +50,10 @@ class MedicalBuilder(
     dataset: Dataset
     builder_config: Build
 
+    def __reduce__(self) -> tuple:
+        # The class cannot be found by its name, which pickle would look for.
+        return _built_from, (self.dataset, self.data_dir_root, self.builder_config)
+
     def _create_builder_config(self, builder_config: Build, version: Any) -> Build:
         # TFDS would warn of every config that the class does not list.
         return builder_config
@@ -157,6 +161,10 @@ def builder_class(dataset: Dataset) -> type[MedicalBuilder]:
     }
     # Not registered: TFDS would refuse the second of a name.
     return type(dataset.name, (MedicalBuilder,), values, skip_registration=True)
+
+
+def _built_from(dataset: Dataset, data_dir: Path, config: Build) -> MedicalBuilder:
+    return builder_class(dataset)(data_dir=data_dir, config=config)
 
 
 def _texts(records: Sequence[Record]) -> pyarrow.Table:

@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -86,9 +87,8 @@ class MedicalSource:
             builder.data_path / f"{split}.parquet",
             read_dictionary=["record_facts", "patient", "image_id", "hashes"],
         )
-        wanted = {task for t in tasks for task in dataset.variants.get(t, (t,))}
-        texts = _only(texts, "task", wanted, f"{name}, {split}")
-        self._texts = _only(texts, "mode", set(modes), f"{name}, {split}").combine_chunks()
+        texts = _only(texts, "task", tasks, f"{name}, {split}", dataset.variants)
+        self._texts = _only(texts, "mode", modes, f"{name}, {split}").combine_chunks()
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -139,8 +139,17 @@ class MedicalSource:
         return shown(pixels, hidden, None if crop is None else tuple(crop))
 
 
-def _only(table: pyarrow.Table, column: str, wanted: set[str], where: str) -> pyarrow.Table:
+def _only(
+    table: pyarrow.Table,
+    column: str,
+    wanted: Sequence[str],
+    where: str,
+    several: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> pyarrow.Table:
     """The rows whose column has one of these values; all if there are none.
+
+    Args:
+      several: names for several values at once, not all of which need be there.
 
     Raises:
       UserError: a value that no row has.
@@ -148,9 +157,11 @@ def _only(table: pyarrow.Table, column: str, wanted: set[str], where: str) -> py
     if not wanted:
         return table
     found = set(table[column].unique().to_pylist())
-    if unknown := sorted(wanted - found):
+    values = {name: found.intersection(several.get(name, (name,))) for name in wanted}
+    if unknown := [name for name, of_name in values.items() if not of_name]:
         raise UserError(
             f"{where}: there is no {column} {', '.join(map(repr, unknown))}: name some of "
             f"{', '.join(sorted(filter(None, found)))}."
         )
-    return table.filter(pyarrow.compute.is_in(table[column], pyarrow.array(sorted(wanted))))
+    kept = pyarrow.array(sorted(set().union(*values.values())))
+    return table.filter(pyarrow.compute.is_in(table[column], kept))

@@ -30,7 +30,7 @@ class Built:
 
 @pytest.fixture(scope="session")
 def built_medpix(drawn_medpix, tmp_path_factory) -> Built:
-    """`drawn_medpix`, built; its splits are small enough to share captions. Not to be written to."""
+    """`drawn_medpix`, built, though its parts share captions; not to be written to."""
     from medjax.data.medical import build, catalogue
 
     settings = Settings(leaks="warn", templates=True)
