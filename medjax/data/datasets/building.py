@@ -6,14 +6,33 @@ import io
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import writer
+from tensorflow_datasets.proto import tf_example_pb2
 
 from medjax.errors import UserError
 
 _log = logging.getLogger(__name__)
+
+
+class SameBytes(writer.ExampleWriter):
+    """Writes records that are the same bytes in every process.
+
+    Protobuf leaves the order of a record's fields open: it differs from process to process. A
+    builder's `_example_writer` returns one of these.
+    """
+
+    def write(self, path: Any, examples: Iterable[tuple[Any, bytes]]) -> Any:
+        """See `tfds.core.writer.ExampleWriter.write`."""
+        return super().write(path, ((key, _ordered(record)) for key, record in examples))
+
+
+def _ordered(record: bytes) -> bytes:
+    return tf_example_pb2.Example.FromString(record).SerializeToString(deterministic=True)
 
 
 def built(

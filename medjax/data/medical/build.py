@@ -5,15 +5,17 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from medjax.data.datasets import building
+from medjax.data.medical import catalogue, checksums
 from medjax.data.medical.builder import Build, builder_class
 from medjax.data.medical.conditioning import page
+from medjax.data.medical.conditioning.compared import named_folder
 from medjax.data.medical.conditioning.settings import Settings
 from medjax.data.medical.dataset import Dataset
 from medjax.errors import UserError
@@ -21,9 +23,6 @@ from medjax.files import Temporary
 
 # Raised when what conditioning makes of the same records and settings changes.
 _CONDITIONING = 1
-# Files up to this size are part of a folder's checksum whole, larger ones and images by size.
-_WHOLE = 64 * 2**20
-_IMAGES = (".png", ".jpg", ".jpeg", ".dcm", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 
 
 def built(
@@ -41,12 +40,16 @@ def built(
     """
     data_dir = Path(data_dir).expanduser()
     folder = _drawn(dataset, data_dir) if dataset.make else Path(folder).expanduser()
-    if not folder.is_dir():
+    if not folder.is_dir() or not any(folder.iterdir()):
+        lacking = "there is nothing in" if folder.is_dir() else "there is no folder"
         raise UserError(
-            f"{dataset.name}: there is no folder {folder}. It must hold {dataset.files} Set "
+            f"{dataset.name}: {lacking} {folder}. It must hold {dataset.files.rstrip('.')}. Set "
             "data.manual_dir to what it lies in, or `folder` of the source to another one."
         )
-    name = _name(folder, settings, on_bad_example)
+    # One setting serves all datasets of a run, each of which is among those named, too.
+    others = tuple(text for text in settings.against if not _is(text, dataset, folder))
+    settings = dataclasses.replace(settings, against=others)
+    name = _name(dataset, folder, settings, on_bad_example)
     config = Build(name=name, settings=settings, on_bad_example=on_bad_example)
 
     def make() -> tfds.core.DatasetBuilder:
@@ -85,25 +88,41 @@ def _drawn(dataset: Dataset, data_dir: Path) -> Path:
     return folder
 
 
-def _name(folder: Path, settings: Settings, on_bad_example: str) -> str:
+def _name(dataset: Dataset, folder: Path, settings: Settings, on_bad_example: str) -> str:
     """A checksum of all that the built dataset depends on."""
     digest = hashlib.sha256()
     values = dataclasses.asdict(settings) | {"on_bad_example": on_bad_example}
+    # Where files lie is not part of what is in them.
+    del values["question_tables"], values["tokenizer"], values["against"]
     digest.update(json.dumps([_CONDITIONING, values], sort_keys=True).encode())
-    for named in (*settings.question_tables, settings.tokenizer):
-        if named and Path(named).expanduser().is_file():
-            digest.update(Path(named).expanduser().read_bytes())
-    others = (Path(other.partition("=")[2]).expanduser() for other in settings.against)
-    for root in (folder, *others):
-        for path in _files(root):
-            size = path.stat().st_size
-            digest.update(f"{path.relative_to(root)} {size}\n".encode())
-            if size <= _WHOLE and path.suffix.lower() not in _IMAGES:
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for key, paths in (
+        ("question_tables", settings.question_tables),
+        ("tokenizer", filter(None, [settings.tokenizer])),
+    ):
+        for path in paths:
+            digest.update(f"{key} {Path(path).name} {_content(key, path)}\n".encode())
+    for of, root in ((dataset, folder), *map(_other, settings.against)):
+        if of.prepare:
+            of.prepare(root)
+        digest.update(f"{of.name} {of.version} {checksums.of_folder(root)}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        yield from (Path(parent) / name for name in sorted(names))
+def _content(key: str, path: str) -> str:
+    try:
+        return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"data.conditioning.{key} has {path}, which can't be read ({error.strerror})."
+        ) from error
+
+
+def _is(text: str, dataset: Dataset, folder: Path) -> bool:
+    """Whether a text of `Settings.against` names this very dataset."""
+    other, path = _other(text)
+    return other.name == dataset.name and path.samefile(folder)
+
+
+def _other(text: str) -> tuple[Dataset, Path]:
+    name, folder = named_folder(text, "data.conditioning.against")
+    return catalogue.dataset(name), folder

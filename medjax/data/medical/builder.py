@@ -8,6 +8,7 @@ what conditioning did: `conditioning.json` and `conditioning.html`.
 
 import dataclasses
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pyarrow.parquet
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from medjax.data.datasets import building
 from medjax.data.faults import FaultCounter
 from medjax.data.medical import reading
 from medjax.data.medical.conditioning import page
@@ -25,6 +27,8 @@ from medjax.data.medical.conditioning.settings import Settings
 from medjax.data.medical.dataset import Dataset
 from medjax.data.medical.record import SPLITS, Record
 from medjax.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 _PROGRESS_FROM = 500  # images
 
@@ -45,6 +49,14 @@ class MedicalBuilder(
 
     dataset: Dataset
     builder_config: Build
+
+    def __reduce__(self) -> tuple:
+        # The class cannot be found by its name, which pickle would look for.
+        return _built_from, (self.dataset, self.data_dir_root, self.builder_config)
+
+    def _create_builder_config(self, builder_config: Build, version: Any) -> Build:
+        # TFDS would warn of every config that the class does not list.
+        return builder_config
 
     def _info(self) -> tfds.core.DatasetInfo:
         text = tfds.features.Text()
@@ -76,9 +88,21 @@ class MedicalBuilder(
         settings = self.builder_config.settings
         counter = FaultCounter(self.builder_config.on_bad_example)
         records = reading.read(self.dataset, Path(dl_manager.manual_dir), settings, counter)
-        done = condition(records, settings, name=self.dataset.name)
+        records = reading.readable(records, counter)
+        faults = dict(counter.counts)
+        try:
+            done = condition(records, settings, name=self.dataset.name)
+        except UserError as error:
+            if conditioned := getattr(error, "conditioned", None):
+                error.conditioned = dataclasses.replace(  # type: ignore[attr-defined]
+                    conditioned, faults=faults
+                )
+            raise
+        for report in done.reports:
+            for warning in report.warnings:
+                _log.warning("%s, %s: %s", self.dataset.name, report.name, warning)
         folder = Path(self.data_dir)
-        page.write(folder, dataclasses.replace(done, faults=dict(counter.counts)))
+        page.write(folder, dataclasses.replace(done, faults=faults))
         parts = {
             split: [r for r in done.records if r.split == split and r.questions] for split in SPLITS
         }
@@ -93,6 +117,9 @@ class MedicalBuilder(
                     _texts(of_split), folder / f"{split}.parquet", compression="zstd"
                 )
         return {split: self._generate_examples(found) for split, found in parts.items() if found}
+
+    def _example_writer(self) -> building.SameBytes:
+        return building.SameBytes(self.info.file_format)
 
     def _generate_examples(self, records: Sequence[Record]) -> Iterator[tuple[int, dict]]:
         bar = tqdm(
@@ -125,6 +152,7 @@ class MedicalBuilder(
 def builder_class(dataset: Dataset) -> type[MedicalBuilder]:
     """The TFDS builder of a dataset, called as it is."""
     values = {
+        "__module__": __name__,
         "name": dataset.name,
         "dataset": dataset,
         "VERSION": tfds.core.Version(dataset.version),
@@ -133,6 +161,10 @@ def builder_class(dataset: Dataset) -> type[MedicalBuilder]:
     }
     # Not registered: TFDS would refuse the second of a name.
     return type(dataset.name, (MedicalBuilder,), values, skip_registration=True)
+
+
+def _built_from(dataset: Dataset, data_dir: Path, config: Build) -> MedicalBuilder:
+    return builder_class(dataset)(data_dir=data_dir, config=config)
 
 
 def _texts(records: Sequence[Record]) -> pyarrow.Table:

@@ -23,6 +23,8 @@ class Dataset:
         counter; both name file and record.
       variants: names for several tasks at once.
       version: of what `read` makes of the files, major.minor.patch.
+      prepare: puts what else `read` needs into the folder, if it is not there yet: called before
+        the folder is looked at for changes.
       make: writes the files into a new folder, where medjax draws them itself.
     """
 
@@ -34,4 +36,5 @@ class Dataset:
     read: Callable[[Path, FaultCounter], Iterator[Record]]
     variants: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     version: str = "1.0.0"
+    prepare: Callable[[Path], object] | None = None
     make: Callable[[Path], None] | None = None

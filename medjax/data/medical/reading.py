@@ -2,17 +2,19 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from medjax.data.faults import FaultCounter
+from medjax.data.faults import BadExample, FaultCounter
 from medjax.data.image_files import ImageFile
+from medjax.data.medical.conditioning.overlays import of_images
 from medjax.data.medical.conditioning.settings import Settings
 from medjax.data.medical.dataset import Dataset
 from medjax.data.medical.readers import question_table
 from medjax.data.medical.record import FileImage, Image, Question, Record
 from medjax.errors import UserError
 
-__all__ = ["Question", "file_of", "part_of", "read"]
+__all__ = ["Question", "file_of", "part_of", "read", "readable"]
 
 
 def read(dataset: Dataset, folder: Path, settings: Settings, counter: FaultCounter) -> list[Record]:
@@ -31,6 +33,28 @@ def read(dataset: Dataset, folder: Path, settings: Settings, counter: FaultCount
     for table in settings.question_tables:
         records = question_table.add(records, Path(table).expanduser(), counter)
     return records
+
+
+def readable(records: Sequence[Record], counter: FaultCounter) -> list[Record]:
+    """The records whose images, and masks, can be read: training is no time to find out.
+
+    Args:
+      counter: takes the others.
+    """
+    kept = []
+    tried = of_images(records, lambda record, pixels: True, "can images be read")
+    for record, can_be_read in zip(records, tried, strict=True):
+        try:
+            if not can_be_read:
+                record.image.pixels()  # once more, for what it says
+            if record.mask is not None:
+                record.mask.pixels()
+        except BadExample as fault:
+            where = f"{record.where}: " if record.where else ""
+            counter.add(BadExample(fault.reason, f"{where}{fault}"))
+        else:
+            kept.append(record)
+    return kept
 
 
 def part_of(image: Image) -> str:

@@ -1,9 +1,11 @@
 """A built medical dataset as examples."""
 
 import functools
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,11 @@ import pyarrow.parquet
 from jaxtyping import UInt8
 
 from medjax.data.example import Example
-from medjax.data.image_files import read_bytes
+from medjax.data.image_files import ImageFile, read_bytes
 from medjax.data.medical import build, catalogue
 from medjax.data.medical.conditioning.settings import DEFAULT, Settings
 from medjax.data.medical.reading import file_of
-from medjax.data.medical.record import SHORT_FACTS, shown
+from medjax.data.medical.record import SHORT_FACTS, FileImage, Question, Record, shown
 from medjax.errors import UserError
 
 # How a question is put to PaliGemma, by its form.
@@ -38,6 +40,10 @@ class MedicalSource:
 
     `extra` holds task, patient, image_id, language, mode, origin, the image's `SHORT_FACTS` and the
     question's own facts. Scores should be resampled over patients.
+
+    Attributes:
+      name, split: of the dataset.
+      built: the dataset's name and, after a slash, what tells this build of it from others.
     """
 
     def __init__(
@@ -75,15 +81,14 @@ class MedicalSource:
             )
         self.faults: Mapping[str, int] = build.faults(builder)
         self.name, self.split = name, split
-        self._prefix = f"{name}/{builder.builder_config.name}"
+        self.built = f"{name}/{builder.builder_config.name}"
         self._records = builder.as_data_source(split)
         texts = pyarrow.parquet.read_table(
             builder.data_path / f"{split}.parquet",
             read_dictionary=["record_facts", "patient", "image_id", "hashes"],
         )
-        wanted = {task for t in tasks for task in dataset.variants.get(t, (t,))}
-        texts = _only(texts, "task", wanted, f"{name}, {split}")
-        self._texts = _only(texts, "mode", set(modes), f"{name}, {split}").combine_chunks()
+        texts = _only(texts, "task", tasks, f"{name}, {split}", dataset.variants)
+        self._texts = _only(texts, "mode", modes, f"{name}, {split}").combine_chunks()
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -100,10 +105,31 @@ class MedicalSource:
             pixels=functools.partial(self._pixels, row["record"]),
             prefix=prefix_of(row["form"], row["language"], row["question"]),
             suffix=row["answer"],
-            image_key=f"{self._prefix}/{row['image_id']}",
+            image_key=f"{self.built}/{row['image_id']}",
             extra=extra,
             where=f"{self.name}, {self.split}, image {row['image_id']}",
         )
+
+    def records(self) -> Iterator[Record]:
+        """What the questions are about, image by image: all but pixels, with captions alone."""
+        columns = ["record", "image_id", "patient", "hashes", "record_facts"]
+        rows = self._texts.select([*columns, "id", "task", "form", "answer"]).to_pylist()
+        for _, group in itertools.groupby(rows, lambda row: row["record"]):
+            of_image = list(group)
+            first = of_image[0]
+            yield Record(
+                id=first["image_id"],
+                image=FileImage(ImageFile(Path(self.built, first["image_id"]))),
+                patient=first["patient"],
+                split=self.split,
+                questions=tuple(
+                    Question(row["id"], row["task"], "", row["answer"], "caption")
+                    for row in of_image
+                    if row["form"] == "caption"
+                ),
+                facts=json.loads(first["record_facts"]),
+                hashes=first["hashes"],
+            )
 
     def _pixels(self, number: int) -> UInt8[np.ndarray, "height width 3"]:
         record = self._records[number]
@@ -113,8 +139,17 @@ class MedicalSource:
         return shown(pixels, hidden, None if crop is None else tuple(crop))
 
 
-def _only(table: pyarrow.Table, column: str, wanted: set[str], where: str) -> pyarrow.Table:
+def _only(
+    table: pyarrow.Table,
+    column: str,
+    wanted: Sequence[str],
+    where: str,
+    several: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> pyarrow.Table:
     """The rows whose column has one of these values; all if there are none.
+
+    Args:
+      several: names for several values at once, not all of which need be there.
 
     Raises:
       UserError: a value that no row has.
@@ -122,9 +157,11 @@ def _only(table: pyarrow.Table, column: str, wanted: set[str], where: str) -> py
     if not wanted:
         return table
     found = set(table[column].unique().to_pylist())
-    if unknown := sorted(wanted - found):
+    values = {name: found.intersection(several.get(name, (name,))) for name in wanted}
+    if unknown := [name for name, of_name in values.items() if not of_name]:
         raise UserError(
             f"{where}: there is no {column} {', '.join(map(repr, unknown))}: name some of "
             f"{', '.join(sorted(filter(None, found)))}."
         )
-    return table.filter(pyarrow.compute.is_in(table[column], pyarrow.array(sorted(wanted))))
+    kept = pyarrow.array(sorted(set().union(*values.values())))
+    return table.filter(pyarrow.compute.is_in(table[column], kept))

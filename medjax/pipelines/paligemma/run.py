@@ -14,6 +14,8 @@ from medjax.checkpoints.adapters import merged
 from medjax.checkpoints.tensors import DTYPES
 from medjax.cli import say
 from medjax.data import setup
+from medjax.data.medical import catalogue
+from medjax.data.sources import Source
 from medjax.data.tokenizer import Tokenizer
 from medjax.errors import UserError
 from medjax.evaluation import breakdown, grounding, metrics
@@ -27,6 +29,7 @@ from medjax.pipelines.paligemma import stage as stages
 from medjax.scaling import precision
 from medjax.workdir import Workdir
 
+_PARTS = ("train", "validation", "test")
 # The keys of the config by which questions are asked.
 _ASKED = ("decode", "evaluate")
 
@@ -58,6 +61,7 @@ def train(config: ConfigDict, workdir: Workdir) -> None:
     plans = [stages.plan(name, stage, model, tokenizer) for name, stage in configs.items()]
     if setup.names_data(config, "test"):
         _questions(config, tokenizer, "test")
+    _check_leaks(config, configs)
     workdir_lib.create(workdir, config)
     tokenizer.save(workdir.tokenizer)
     say(f"workdir {workdir.path}")
@@ -91,6 +95,22 @@ def _check_given(configs: Mapping[str, ConfigDict]) -> None:
         )
     if lacking:
         raise UserError(". ".join(lacking))
+
+
+def _check_leaks(config: ConfigDict, configs: Mapping[str, ConfigDict]) -> None:
+    """Raises UserError if medical datasets share what one trains on and another holds out."""
+    parts = [(stage, part) for stage in configs.values() for part in _PARTS] + [(config, "test")]
+    specs = [spec for stage, part in parts for spec in stage.data[part].values()]
+    if len({(s.source, s.folder) for s in specs if s.source in catalogue.NAMES}) < 2:
+        return
+    # Imported here: TFDS takes a second.
+    from medjax.data.medical import across
+
+    opened: dict[str, list[Source]] = {part: [] for part in _PARTS}
+    for stage, part in parts:
+        opened[part] += [source for source, _ in setup.open_sources(stage, part).values()]
+    held_out = opened["validation"] + opened["test"]
+    across.check(opened["train"], held_out, setup.conditioning(config))
 
 
 def _questions(config: ConfigDict, tokenizer: Tokenizer, part: str) -> setup.Joined:

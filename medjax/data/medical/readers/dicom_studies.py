@@ -238,4 +238,5 @@ DATASET = Dataset(
     source="https://dicom.nema.org/medical/dicom/current (PS3.3, PS3.15)",
     files="DICOM files of any names, in folders of any depth, and labels.csv if there is one",
     read=read,
+    prepare=Pseudonyms,  # the key is made at the first use
 )
