@@ -62,6 +62,10 @@ def _keys() -> dict[str, Any]:
             # as ("basic", "vqa", "text", "degeneration"). All but basic, vqa, detection and
             # degeneration need the extra eval.
             "metrics": ("basic",),
+            # Of <seg> tokens, by which masks are scored by Dice: big_vision's vae-oid.npz,
+            # or medjax's mask_codec.npz or its folder. None: boxes alone are scored.
+            "mask_codec": "",
+            "licence": "",  # of the model, for tables that compare systems
             # Keys of the data by which there are further tables: "modality", "answer_length", ...
             "by": (),
         },

@@ -7,6 +7,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+# Key of `extra`: the name of the source, where examples of several are asked together and their ids
+# begin with it.
+SOURCE = "source_name"
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:

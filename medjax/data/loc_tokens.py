@@ -8,7 +8,7 @@ pp/proj/paligemma/segmentation.py).
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from medjax.errors import UserError
 
@@ -32,8 +32,10 @@ SEG_REGEX = re.compile(_SEG, re.ASCII)
 EXTRA_REGEX = re.compile(f"{_LOC}|{_SEG}", re.ASCII)
 
 _OBJECT_REGEX = re.compile(
-    r"\s*".join([_LOC] * 4) + rf"(?:\s*{_SEG})*" + r"(?P<label>[^;<]*)", re.ASCII
+    r"\s*".join([_LOC] * 4) + rf"(?P<codes>(?:\s*{_SEG})*)" + r"(?P<label>[^;<]*)", re.ASCII
 )
+# Of a mask, row by row of the codec's 4 x 4 places.
+NUM_CODES_OF_MASK = 16
 
 Box = tuple[float, float, float, float]
 
@@ -87,9 +89,28 @@ def decode_boxes(text: str) -> list[tuple[Box, str]]:
       (bin / 1023, as big_vision evaluates, so that a whole image's box comes back whole), and the
       label without surrounding spaces, "" if it has none.
     """
-    objects = []
+    return [(box, match["label"].strip()) for box, match in _objects(text)]
+
+
+def decode_masks(text: str) -> list[tuple[Box, tuple[int, ...], str]]:
+    """Reads every object of an answer that has a mask: a well-formed box and 16 seg tokens.
+
+    Objects without a mask, or with another number of seg tokens, are passed over.
+
+    Returns:
+      For each object, in order: box and label as `decode_boxes` gives them, and between them the
+      16 codes in [0, 128), as `models.mask_codec.MaskCodec.decode` takes them.
+    """
+    found = []
+    for box, match in _objects(text):
+        codes = tuple(int(code) for code in SEG_REGEX.findall(match["codes"]))
+        if len(codes) == NUM_CODES_OF_MASK:
+            found.append((box, codes, match["label"].strip()))
+    return found
+
+
+def _objects(text: str) -> Iterator[tuple[Box, re.Match[str]]]:
     for match in _OBJECT_REGEX.finditer(text):
         y1, x1, y2, x2 = (int(match.group(i)) / (NUM_LOC - 1) for i in range(1, 5))
         if y1 <= y2 and x1 <= x2:
-            objects.append(((y1, x1, y2, x2), match["label"].strip()))
-    return objects
+            yield (y1, x1, y2, x2), match

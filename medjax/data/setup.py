@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from medjax import cache
 from medjax.data.augment import Augment
 from medjax.data.batching import ExampleTransform
-from medjax.data.example import Example
+from medjax.data.example import SOURCE, Example
 from medjax.data.image import ImageTransform
 from medjax.data.medical.conditioning.settings import Settings
 from medjax.data.prompts import TextTransform
@@ -128,23 +128,30 @@ def check_group(sources: Mapping[str, tuple[Any, float]], group: str) -> None:
 
 
 class Joined:
-    """Sources one after another, as one; where they are several, ids begin with their names."""
+    """Sources one after another, as one.
+
+    Where they are several, ids begin with their names, "medpix/12", and `extra[SOURCE]` says
+    them.
+    """
 
     def __init__(self, sources: Mapping[str, tuple[Source, float]], limit: int = 0):
         """Takes at most `limit` evenly spaced examples of each source; 0 for all."""
         self._places = []
         for name, (source, _) in sources.items():
-            prefix = f"{name}/" if len(sources) > 1 else ""
+            named = name if len(sources) > 1 else ""
             count = min(len(source), limit) if limit else len(source)
-            self._places += [(source, i * len(source) // count, prefix) for i in range(count)]
+            self._places += [(source, i * len(source) // count, named) for i in range(count)]
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __getitem__(self, index: int) -> Example:
-        source, place, prefix = self._places[index]
+        source, place, name = self._places[index]
         example = source[place]
-        return dataclasses.replace(example, id=prefix + example.id)
+        if not name:
+            return example
+        extra = {**example.extra, SOURCE: name}
+        return dataclasses.replace(example, id=f"{name}/{example.id}", extra=extra)
 
 
 def texts(sources: Mapping[str, tuple[Source, float]]) -> Iterator[str]:

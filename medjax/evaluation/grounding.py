@@ -205,5 +205,5 @@ def shares(
 
 
 def _place(task: tuple[str, str]) -> tuple[int, str]:
-    """Questions, then detection, then captions, as in the table of results."""
+    """Questions, detection, segmentation, captions, as in the table of results."""
     return [*MAIN_METRIC].index(task[1]), task[0]  # type: ignore[arg-type]

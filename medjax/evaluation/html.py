@@ -12,7 +12,7 @@ from typing import Any
 
 from medjax.data.loc_tokens import EXTRA_REGEX, decode_boxes
 from medjax.evaluation import pages
-from medjax.evaluation.metrics import FOUND_IOU, MAIN_METRIC
+from medjax.evaluation.metrics import FOUND_DICE, FOUND_IOU, MAIN_METRIC, MASK_DICE
 from medjax.evaluation.predictions import Prediction, by_id
 from medjax.evaluation.table import Results, metric_name
 from medjax.files import write_whole
@@ -21,6 +21,7 @@ from medjax.thumbnails import Thumbnail
 _MARKS = {
     "question": {"correct": "✓ correct", "wrong": "✗ wrong", "unscored": "– not scored"},
     "detection": {"correct": "✓ found", "wrong": "✗ missed", "unscored": "– not scored"},
+    "segmentation": {"correct": "✓ found", "wrong": "✗ missed", "unscored": "– not scored"},
     "caption": {"correct": "✓ same", "wrong": "✗ differs", "unscored": "– not scored"},
 }
 # Facts of an example that come first, in this order; others follow by name.
@@ -77,7 +78,7 @@ def render(
         raise ValueError(f"{len(missing)} images are missing, such as {missing[0]!r}")
     numbers = {key: i for i, key in enumerate(keys)}
     tasks = sorted({example[0].task for example in examples})
-    has_boxes = any(example[0].kind == "detection" for example in examples)
+    has_boxes = any(example[0].kind in ("detection", "segmentation") for example in examples)
     return pages.fill(
         __package__,
         "page.html",
@@ -93,6 +94,7 @@ def render(
         results=pages.results_table(summary) if summary else "",
         legend=_LEGEND if has_boxes else "",
         found_iou=FOUND_IOU,
+        found_dice=f"{FOUND_DICE:.2f}",
     )
 
 
@@ -182,7 +184,8 @@ def _facts(examples: Sequence[Prediction]) -> list[tuple[str, list[str]]]:
     found: dict[str, set[str]] = {}
     for example in examples:
         for key in example.extra.keys() - {"task", "patient"}:
-            found.setdefault(key, set()).add(_fact(example, key))
+            if not key.startswith(MASK_DICE):  # that is among the scores
+                found.setdefault(key, set()).add(_fact(example, key))
     place = {key: i for i, key in enumerate(_FACTS)}
     keys = sorted(found, key=lambda key: (place.get(key, len(place)), key))
     facts = []

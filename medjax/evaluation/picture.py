@@ -74,7 +74,7 @@ def contact_sheet(
         _IMAGE + 10 + _LINE * max(len(text) for text in texts[row * columns : (row + 1) * columns])
         for row in range(rows)
     ]
-    has_boxes = any(p.kind == "detection" for p in chosen)
+    has_boxes = any(p.kind in ("detection", "segmentation") for p in chosen)
     legend = 34 if has_boxes else 0
     sheet = Image.new(
         "RGB",

@@ -15,6 +15,11 @@ from medjax.evaluation import metrics
 from medjax.files import write_whole
 
 Verdict = Literal["correct", "wrong", "unscored"]
+# The score that says whether an answer is right, and from which value on.
+_RIGHT = {
+    "detection": ("iou", metrics.FOUND_IOU),
+    "segmentation": ("dice", metrics.FOUND_DICE),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Prediction:
 
     @property
     def kind(self) -> metrics.Kind:
-        return metrics.kind_of(self.question, self.truth, self.task)
+        return metrics.kind_of(self.question, self.truth, self.task, self.extra)
 
     @property
     def main_score(self) -> float | None:
@@ -62,12 +67,13 @@ class Prediction:
 
     @property
     def verdict(self) -> Verdict:
-        """Right or wrong: boxes are right from an IoU of 0.5, words when they match exactly."""
-        detection = self.kind == "detection"
-        value = self.scores.get("iou" if detection else "exact_match")
+        """Right or wrong: boxes are right from an IoU of 0.5, masks from a mean Dice of 2/3 (which
+        is an IoU of 0.5), words when they match exactly."""
+        metric, least = _RIGHT.get(self.kind, ("exact_match", 1.0))
+        value = self.scores.get(metric)
         if value is None:
             return "unscored"
-        return "correct" if value >= (metrics.FOUND_IOU if detection else 1.0) else "wrong"
+        return "correct" if value >= least else "wrong"
 
     @property
     def confidence(self) -> float | None:

@@ -29,11 +29,10 @@ __all__ = [
 ]
 
 OVERALL = "overall"
-_KINDS = ("question", "detection", "caption")
+_KINDS = ("question", "detection", "segmentation", "caption")
 # Of the metrics that are not in the table of `metrics`: 4M's.
 _NAMES = {
     "token_accuracy": "token accuracy",
-    "dice": "mean Dice",
     "psnr": "PSNR (dB)",
 }
 # Where an axis of a metric ends that has no greatest value.
@@ -60,8 +59,8 @@ class Results:
 
     Attributes:
       systems: names, in the order given; the last is the one that the others are compared with.
-      tasks: a row for each task and metric: questions, then detection, then captions.
-      overall: exact match over all questions (neither captions nor detection); None without any.
+      tasks: a row for each task and metric: questions, detection, segmentation, captions.
+      overall: exact match over all questions (no captions, boxes or masks); None without any.
       level: of the intervals.
       groups: what a group is, in the plural: "slabs", "patients".
       truncated: how many questions were too long for a system, by its name.
@@ -100,7 +99,7 @@ class Results:
             text = "Mean score, 0 to 1 and PSNR in dB, "
         text += f"with {100 * self.level:g}% bootstrap intervals over {self.groups}."
         if self.overall:
-            text += " Overall is exact match over all questions, without captions and detection"
+            text += " Overall is exact match over all questions, without captions, boxes and masks"
             text += "; other metrics are over all that they score." if self.totals else "."
         shown = [METRICS[m] for m in dict.fromkeys(r.metric for r in self.rows) if m in METRICS]
         if tops := [f"{m.title} 0 to {m.top:g}" for m in shown if m.top > 1 and m.better]:
@@ -245,8 +244,8 @@ def results(
         order may differ).
       level, samples, seed: see `bootstrap.interval`.
       groups: what a prediction's group is, in the plural.
-      order: of tasks; those that it does not name follow: questions, then detection, then captions,
-        and within those by name.
+      order: of tasks; those that it does not name follow: questions, detection, segmentation,
+        captions, and within those by name.
       words: what the table calls tasks and questions.
       metrics: names and groups of `metrics.METRICS`: those of whole sets (BLEU, mAP), which records
         have no scores of, are computed if they are named here; they read `Prediction`s.

@@ -30,6 +30,15 @@ def begin(folder: pathlib.Path) -> None:
     (folder / _SETTINGS).unlink(missing_ok=True)
 
 
+def describe(folder: pathlib.Path, about: dict[str, Any]) -> None:
+    """Writes what `comparison.systems` reads of the system beside its results.
+
+    What is not known ("", None) stays as it stands there: somebody may have written it by hand.
+    """
+    known = {key: value for key, value in about.items() if value not in ("", None)}
+    write_json(folder / "system.json", (read_json(folder / "system.json") or {}) | known)
+
+
 def finish(folder: pathlib.Path, asked: dict[str, Any]) -> None:
     """Notes that all is written, and the settings by which."""
     write_json(folder / _SETTINGS, asked)

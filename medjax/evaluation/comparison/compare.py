@@ -4,11 +4,13 @@ Estimates and paired differences are `table.results`'s: all systems meet the sam
 Published figures stand beside them, and are compared with nothing: their questions may be others.
 """
 
+import collections
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medjax.data.example import SOURCE
 from medjax.errors import UserError
 from medjax.evaluation.comparison.published import Published
 from medjax.evaluation.comparison.systems import System
@@ -18,7 +20,10 @@ from medjax.evaluation.predictions import Prediction, by_id
 from medjax.evaluation.table import Estimate, Row, metric_name, metric_top, results
 
 # What all examples of a kind are called together.
-_ALL = {"question": "all questions", "detection": "all detection", "caption": "all captions"}
+_ALL = {
+    "question": "all questions", "detection": "all detection",
+    "segmentation": "all segmentation", "caption": "all captions",
+}  # fmt: skip
 
 
 def compare(
@@ -49,7 +54,7 @@ def compare(
     reference = reference or names[0]
     if reference not in names:
         raise UserError(f"no system is named {reference!r}: {', '.join(names)}")
-    kept, notes = _shared(systems, reference)
+    kept, notes = _shared(_with_bare_ids(systems), reference)
     # Of a whole set (BLEU, mAP): no answer has a score of its own, so they are computed here.
     named = [m for s in systems for m in s.metrics if m in METRICS and METRICS[m].corpus]
     check(named or BASIC)
@@ -67,6 +72,30 @@ def compare(
         questions=len(kept[reference]),
         sections=tuple(_wanted(sections, tasks, metrics)),
         notes=tuple(notes),
+    )
+
+
+def _with_bare_ids(systems: Sequence[System]) -> list[System]:
+    """The systems, their ids without names of sources where they were not all asked the same ones.
+
+    Where a run has several sources, ids begin with their names (`setup.Joined`), "medpix/12", and
+    the same question is "12" in a run of one source and in what tools/score.py writes. An id that
+    two of a system's sources have keeps their names.
+    """
+    sources = [{p.extra.get(SOURCE) for p in system.predictions} for system in systems]
+    if all(names == sources[0] for names in sources):
+        return list(systems)
+    return [
+        dataclasses.replace(system, predictions=_bare(system.predictions)) for system in systems
+    ]
+
+
+def _bare(predictions: Sequence[Prediction]) -> tuple[Prediction, ...]:
+    bare = [p.id.removeprefix(f"{p.extra.get(SOURCE)}/") for p in predictions]
+    count = collections.Counter(bare)
+    return tuple(
+        dataclasses.replace(p, id=id) if count[id] == 1 else p
+        for p, id in zip(predictions, bare, strict=True)
     )
 
 

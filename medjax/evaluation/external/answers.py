@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medjax.errors import UserError
+from medjax.evaluation.external.masks import MaskFiles, mask_files
 from medjax.evaluation.external.rows import Row, read_rows
 from medjax.evaluation.metrics import METRICS
 
@@ -27,7 +28,10 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "task": ("task",),
     "group": ("group",),
     "image_key": ("image_key", "image_id", "image", "image_name", "img_name", "image_path"),
+    "generated_mask": ("generated_mask", "predicted_mask", "prediction_mask", "pred_mask"),
+    "truth_mask": ("truth_mask", "true_mask", "ground_truth_mask", "gt_mask"),
 }  # fmt: skip
+_MASKS = ("generated_mask", "truth_mask")
 # Of medjax's own files: what else a `Prediction` has.
 _OWN = ("log_prob", "log_prob_per_token", "truncated")
 _DROPPED = ("scores", "confidence", "system", *_OWN)
@@ -41,6 +45,7 @@ class Said:
       id: of the question.
       question, truth, task, group, image_key: "" where the file does not say.
       generated: the answer; "" if there is none.
+      generated_mask, truth_mask: None where there is none.
       extra: everything else that the row has, and all true answers, if it has several.
       own: what else medjax wrote of a prediction.
     """
@@ -52,6 +57,8 @@ class Said:
     task: str = ""
     group: str = ""
     image_key: str = ""
+    generated_mask: MaskFiles | None = None
+    truth_mask: MaskFiles | None = None
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     own: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -106,7 +113,7 @@ def read_answers(
         elif id in found:
             doubled[id] = None
         else:
-            found[id] = _said(id, row, taken)
+            found[id] = _said(id, row, taken, path.parent, where)
     return Answers(found, taken, without_id, list(doubled))
 
 
@@ -131,7 +138,7 @@ def _taken(path: Path, rows: Sequence[Row], keys: Mapping[str, str], needs: str)
     plain = {_plain(key): key for key in reversed(present)}
     taken = dict(keys)
     for field, spellings in SPELLINGS.items():
-        if field in taken or (field == "generated" and needs == "truth"):
+        if field in taken or (field.startswith("generated") and needs == "truth"):
             continue
         # A key says one thing, but for an image's id, which may be the question's as well.
         used = {key for other, key in taken.items() if other != "id"}
@@ -141,7 +148,7 @@ def _taken(path: Path, rows: Sequence[Row], keys: Mapping[str, str], needs: str)
     if needs == "generated" not in taken and _plain(taken.get("truth", "")) == "answer":
         # VQA's form of results: {"question_id": ..., "answer": ...}.
         taken["generated"] = taken.pop("truth")
-    if needs not in taken:
+    if needs not in taken and f"{needs}_mask" not in taken:
         raise UserError(
             f"{path}: no key is known to hold the answers; it has {', '.join(present)}. Name it "
             f"with --keys {needs}=KEY."
@@ -149,7 +156,7 @@ def _taken(path: Path, rows: Sequence[Row], keys: Mapping[str, str], needs: str)
     return taken
 
 
-def _said(id: str, row: Row, taken: Mapping[str, str]) -> Said:
+def _said(id: str, row: Row, taken: Mapping[str, str], folder: Path, where: str) -> Said:
     used = {*taken.values(), *_DROPPED, "extra", *METRICS}
     own = row.get("extra")
     extra = {key: value for key, value in row.items() if key not in used}
@@ -157,11 +164,14 @@ def _said(id: str, row: Row, taken: Mapping[str, str]) -> Said:
         extra |= own
     elif own is not None:
         extra["extra"] = own
-    fields = {
+    fields: dict[str, Any] = {
         field: _text(row.get(taken[field]))
         for field in SPELLINGS
-        if field in taken and field != "id"
+        if field in taken and field not in ("id", *_MASKS)
     } | ({} if "generated" in taken else {"generated": ""})
+    for field in _MASKS:
+        if field in taken:
+            fields[field] = mask_files(row.get(taken[field]), row, folder, where)
     truths = row.get(taken.get("truth", ""))
     if isinstance(truths, list | tuple) and truths:
         people = [_text(t.get("answer") if isinstance(t, Mapping) else t) for t in truths]

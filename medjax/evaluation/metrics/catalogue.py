@@ -11,7 +11,7 @@ from jaxtyping import Int
 from medjax.errors import UserError
 from medjax.evaluation.bootstrap import OfSets
 from medjax.evaluation.metrics import degeneration, detection, text, vqa
-from medjax.evaluation.metrics.kinds import Answer, AnswerType, Kind
+from medjax.evaluation.metrics.kinds import MASK_DICE, Answer, AnswerType, Kind
 
 # COCO's: 0.5, 0.55, ..., 0.95.
 _COCO_IOUS = tuple(np.linspace(0.5, 0.95, 10))
@@ -79,13 +79,18 @@ def _alone(function: Callable[..., float], **settings: Any) -> Callable[[Answer]
 _QUESTION: tuple[Kind, ...] = ("question",)
 _CAPTION: tuple[Kind, ...] = ("caption",)
 _DETECTION: tuple[Kind, ...] = ("detection",)
+_SEGMENTATION: tuple[Kind, ...] = ("segmentation",)
 _TEXTS: tuple[Kind, ...] = ("question", "caption")  # with answer_type "open": those alone
-_EVERY: tuple[Kind, ...] = ("question", "caption", "detection")
+_EVERY: tuple[Kind, ...] = ("question", "caption", "detection", "segmentation")
 
 _ALL = (
     Metric("exact_match", "exact match", "basic", _TEXTS, each=_pair(text.exact_match), main=True),
     Metric("token_f1", "token F1", "basic", _CAPTION, each=_pair(text.token_f1), main=True),
     Metric("iou", "IoU", "basic", _DETECTION, each=_pair(detection.detection_iou), main=True),
+    Metric(
+        "dice", "mean Dice", "basic", _SEGMENTATION,
+        each=lambda answer: float(answer.extra[MASK_DICE]), main=True,
+    ),
     Metric("vqa_accuracy", "VQA accuracy", "vqa", _QUESTION, each=vqa.accuracy),
     Metric(
         "closed_accuracy", "closed accuracy", "vqa", _QUESTION, "closed",

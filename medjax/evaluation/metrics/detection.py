@@ -39,7 +39,7 @@ def mean_iou(generated: Iterable[tuple[Box, str]], truth: Iterable[tuple[Box, st
         ours, theirs = guessed.get(label, []), true.get(label, [])
         count += max(len(ours), len(theirs))
         if ours and theirs:
-            total += _greedy_sum(iou_matrix(np.array(ours), np.array(theirs)))
+            total += greedy_sum(iou_matrix(np.array(ours), np.array(theirs)))
     return total / count
 
 
@@ -60,8 +60,8 @@ def iou_matrix(
     return np.where(union > 0.0, intersection / np.where(union > 0.0, union, 1.0), equal)
 
 
-def _greedy_sum(iou: Float[np.ndarray, "n m"]) -> float:
-    """Sum over pairs, taken from the largest IoU down; each row and column is used once."""
+def greedy_sum(iou: Float[np.ndarray, "n m"]) -> float:
+    """Sum over pairs, taken from the best overlap down; each row and column is used once."""
     iou = iou.copy()
     total = 0.0
     for _ in range(min(iou.shape)):

@@ -1,7 +1,8 @@
 """What an answer is: of which kind, open or closed; and how texts are compared word by word.
 
-Three kinds of example, told apart by what they ask and what their true answer holds:
+Four kinds of example, told apart by what they ask and what their true answer holds:
 
+- segmentation: masks were compared, so that `extra` has `MASK_DICE`.
 - detection: the true answer has boxes, or the question starts with "detect".
 - caption: the task is "caption", or the question is one of PaliGemma's caption prompts ("cap en",
   "caption en", "describe en").
@@ -17,17 +18,23 @@ from typing import Any, Literal, Protocol
 
 from medjax.data.loc_tokens import decode_boxes
 
-Kind = Literal["question", "detection", "caption"]
+Kind = Literal["question", "detection", "segmentation", "caption"]
 AnswerType = Literal["open", "closed"]
 
 # The score that stands for an answer of each kind where there is room for one.
 MAIN_METRIC: dict[Kind, str] = {
     "question": "exact_match",
     "detection": "iou",
+    "segmentation": "dice",
     "caption": "token_f1",
 }
 # A box counts as found from this IoU on (the PASCAL VOC criterion).
 FOUND_IOU = 0.5
+# Masks from this Dice on: that of an IoU of 0.5.
+FOUND_DICE = 2 / 3
+# Keys of `extra` where masks were compared: their mean Dice, and "mask_dice/<class>" for each class
+# that the true masks show. Numbers in [0, 1]; see `external.masks` and `segmentation`.
+MASK_DICE = "mask_dice"
 
 _CAPTION_PROMPT = re.compile(r"(cap|caption|describe)( [a-z]{2})?")
 # Chinese, too, in which SLAKE asks; there a "no" comes before what it denies.
@@ -61,8 +68,10 @@ class Answer(Protocol):
     def extra(self) -> Mapping[str, Any]: ...
 
 
-def kind_of(question: str, truth: str, task: str = "") -> Kind:
+def kind_of(question: str, truth: str, task: str = "", extra: Mapping[str, Any] = {}) -> Kind:
     """Tells which kind of example this is: see the module's docstring."""
+    if MASK_DICE in extra:
+        return "segmentation"
     words = normalise(question)
     if decode_boxes(truth) or words.split(" ")[0] == "detect":
         return "detection"

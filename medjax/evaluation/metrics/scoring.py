@@ -7,9 +7,10 @@ from typing import Any
 from tqdm import tqdm
 
 from medjax.evaluation.metrics.catalogue import BASIC, Metric, chosen
-from medjax.evaluation.metrics.kinds import Answer, answer_type, kind_of
+from medjax.evaluation.metrics.kinds import MASK_DICE, Answer, answer_type, kind_of
 
 _PROGRESS_FROM = 5000  # answers
+_MOST_CLASSES = 20  # of masks, that have scores of their own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class _Single:
 
 def applicable(answer: Answer, metrics: Sequence[Metric]) -> list[Metric]:
     """Those of some metrics that score this answer."""
-    kind = kind_of(answer.question, answer.truth, answer.task)
+    kind = kind_of(answer.question, answer.truth, answer.task, answer.extra)
     type_ = answer_type(answer.truth, answer.extra)
     has_truth = bool(answer.truth.strip())
     return [metric for metric in metrics if metric.scores(kind, type_, has_truth)]
@@ -64,7 +65,8 @@ def score_all(answers: Sequence[Answer], names: Iterable[str] = BASIC) -> list[d
     """Scores a set of answers.
 
     Returns:
-      The scores of each answer, as `score` gives them, and those that depend on the set (CIDEr-D).
+      The scores of each answer, as `score` gives them, those that depend on the set (CIDEr-D), and
+      beside `dice` that of each class as "dice/<its name>", unless the set has very many classes.
       Metrics of the set as a whole are not among them: `table.results` computes those.
     """
     metrics = chosen(names)
@@ -82,4 +84,22 @@ def score_all(answers: Sequence[Answer], names: Iterable[str] = BASIC) -> list[d
             values = metric.together([answers[place] for place in places])
             for place, value in zip(places, values, strict=True):
                 scores[place][metric.name] = float(value)
+    if any(metric.name == "dice" for metric in metrics):
+        _add_classes(answers, scores)
     return scores
+
+
+def _add_classes(answers: Sequence[Answer], scores: Sequence[dict[str, float]]) -> None:
+    """The Dice of each class of masks, where they are few."""
+    start = f"{MASK_DICE}/"
+    of_classes = [
+        {
+            f"dice/{key.removeprefix(start)}": float(a.extra[key])
+            for key in a.extra
+            if key.startswith(start)
+        }
+        for a in answers
+    ]
+    if len({name for found in of_classes for name in found}) <= _MOST_CLASSES:
+        for found, more in zip(scores, of_classes, strict=True):
+            found |= more

@@ -1,6 +1,7 @@
 """A run of PaliGemma: stages, answers to the test questions, an export to Hugging Face."""
 
 import itertools
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from ml_collections import ConfigDict
 
 from medjax import config as config_lib
 from medjax import workdir as workdir_lib
-from medjax.checkpoints import convert, huggingface, probe
+from medjax.checkpoints import convert, huggingface, mask_codec, probe
 from medjax.checkpoints.adapters import merged
 from medjax.checkpoints.tensors import DTYPES
 from medjax.cli import say
@@ -18,11 +19,13 @@ from medjax.data.medical import catalogue
 from medjax.data.sources import Source
 from medjax.data.tokenizer import Tokenizer
 from medjax.errors import UserError
-from medjax.evaluation import breakdown, grounding, metrics
+from medjax.evaluation import breakdown, grounding, metrics, segmentation
 from medjax.evaluation import run as evaluation
 from medjax.evaluation.asking import Asker
 from medjax.evaluation.baselines import MAJORITY
+from medjax.models import params
 from medjax.models.config import PaliGemmaConfig
+from medjax.models.mask_codec import MaskCodec
 from medjax.pipelines import results, weights
 from medjax.pipelines.fit import own_mesh
 from medjax.pipelines.paligemma import stage as stages
@@ -118,7 +121,8 @@ def _questions(config: ConfigDict, tokenizer: Tokenizer, part: str) -> setup.Joi
 
     Raises:
       UserError: there is no such data, a question is too long, the groups' key is not there, or a
-        metric or a key of results is unknown, or a metric lacks its library.
+        metric or a key of results is unknown, a metric lacks its library, or the codec of masks
+        cannot be read.
     """
     names = config_lib.stage_names(config)
     last = config_lib.stage_config(config, names[-1])
@@ -131,8 +135,20 @@ def _questions(config: ConfigDict, tokenizer: Tokenizer, part: str) -> setup.Joi
         sources = setup.fitting(sources, stage, tokenizer, where, answers=False)
     setup.check_group(sources, config.evaluate.group)
     metrics.check(config.evaluate.metrics)
-    breakdown.check(config.evaluate.by, (source[0].extra for source, _ in sources.values()))
+    joined = setup.Joined(sources, 1)  # the first of each
+    breakdown.check(config.evaluate.by, (joined[i].extra for i in range(len(joined))))
+    _mask_codec(config)
     return setup.Joined(sources, config.evaluate.examples)
+
+
+def _mask_codec(config: ConfigDict) -> MaskCodec | None:
+    """The codec by which masks are scored, if the config names one.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    path = config.evaluate.mask_codec
+    return mask_codec.open_npz(pathlib.Path(path).expanduser()) if path else None
 
 
 def _asked_stages(config: ConfigDict) -> tuple[str, ...]:
@@ -195,9 +211,12 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
         dtype, mesh = precision.resolve(stage.dtype), own_mesh(stage)
         model = weights.load_result(workdir.model(name), dtype, mesh)
         stages.check_kernels(stage, model.config)
+        parameters = params.count(model)
         if config.evaluate.grounding and name == names[-1]:
             systems |= grounding.answers(ask, model, source, stage, name)
         systems[name] = ask(model, source, name)
+    if codec := _mask_codec(config):
+        systems = {name: segmentation.compared(of, codec) for name, of in systems.items()}
     folder = results.folder_of(workdir, part)
     results.begin(folder)
     title = f"{config.name}: {part} questions"
@@ -205,6 +224,8 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
         folder, systems, source, title, config.evaluate.group,
         metrics=config.evaluate.metrics, by=config.evaluate.by,
     )  # fmt: skip
+    about = {"name": workdir.path.absolute().name, "parameters": parameters}
+    results.describe(folder, about | {"licence": config.evaluate.licence})
     if part == "test":
         results.finish(folder, results.settings(config, _ASKED))
     say(table.to_text())

@@ -93,7 +93,7 @@ def test_greedy_matching_equals_trying_pairs_in_order_of_iou():
             rows.add(i)
             columns.add(j)
             total += value
-    assert detection._greedy_sum(iou) == pytest.approx(total)
+    assert detection.greedy_sum(iou) == pytest.approx(total)
 
 
 @pytest.mark.parametrize(
