@@ -45,9 +45,9 @@ def of_medpix(built_medpix, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def rad(of_medpix, built_medpix):
+def rad(of_medpix, built_medpix, tmp_path_factory):
     return MedicalSource(
-        "vqa_rad", folder=of_medpix, data_dir=built_medpix.data_dir, split="train",
+        "vqa_rad", folder=of_medpix, data_dir=tmp_path_factory.mktemp("data"), split="train",
         settings=built_medpix.settings,
     )  # fmt: skip
 
@@ -93,9 +93,9 @@ def test_what_is_no_leak(built_medpix, rad):
     across.check([object()], [test], Settings())
 
 
-def test_a_run_looks_before_it_trains_and_against_mends_it(built_medpix, of_medpix):
+def test_a_run_looks_before_it_trains_and_against_mends_it(built_medpix, of_medpix, tmp_path):
     config = config_lib.load(str(RECIPE), [])
-    config.data.dir = str(built_medpix.data_dir)
+    config.data.dir = str(tmp_path)
     conditioning = config.data.conditioning
     conditioning.leaks, conditioning.overlays, conditioning.templates = "drop", "keep", False
     for part in (config.data.train, config.data.validation, config.data.test):
