@@ -128,5 +128,7 @@ def test_unknown_metrics_are_named():
 def test_each_entry_has_one_way_to_be_computed():
     for metric in catalogue.METRICS.values():
         assert sum(way is not None for way in (metric.each, metric.together, metric.corpus)) == 1
-    assert [m.name for m in metrics.chosen(["iou", "basic"])] == ["exact_match", "token_f1", "iou", "dice"]
+    assert [m.name for m in metrics.chosen(["iou", "basic"])] == [
+        "exact_match", "token_f1", "iou", "dice"
+    ]  # fmt: skip
     assert set(catalogue.GROUPS) == {"basic", "vqa", "text", "detection", "degeneration", "all"}
