@@ -7,7 +7,8 @@ tokenizer.model        of all stages; of 4M wordpiece.json
 <stage>/model/         the stage's result, a model folder; of a mask codec mask_codec.npz
 <stage>/reconstruction.{json,png}    of what makes tokens: how well it gives back what it is given
 <stage>/tokenizers.json   of 4M: path and content hash of the tokenizers that it learned from
-evaluation/            results.json, results.md, predictions.{jsonl,html,png}, settings.json; of 4M
+evaluation/            results.json, results.md, predictions.{jsonl,html,png}, settings.json, and of
+                       PaliGemma predictions.parquet and system.json (what the model is); of 4M
                        directions.{html,png} instead; evaluation_<part>/ of other parts of the data
 huggingface/           the last stage's result, merged; of 4M ml-4m/
 export.json            how it was exported, to which files, and how far its logits differ

@@ -8,7 +8,13 @@ The file has a row an answer: JSON lines, JSON, CSV, TSV or parquet, also medjax
 predictions.jsonl. Usual names of its keys (question_id, prediction, answer, ...) are understood and
 told of; --keys names others. True answers come from the file, or by id from a dataset. Writes
 results.json, results.md, predictions.jsonl and system.json, from which tools/compare.py makes a
-table of several systems. All metrics but the basic, vqa, detection and degeneration ones need the
+table of several systems.
+
+Masks are scored by Dice: rows with generated_mask and truth_mask name images whose values are
+classes, or a list or an object of images, one a class; of NIfTI volumes, axis and slice say which
+slice. Paths are from the file's folder. PaliGemma's <seg> answers are decoded by --mask-codec.
+
+All metrics but the basic, vqa, detection and degeneration ones need the
 extra `eval`.
 """
 
@@ -27,7 +33,7 @@ from medjax.evaluation.external.answers import SPELLINGS, Answers, read_answers
 from medjax.evaluation.external.join import Joined, join
 from medjax.evaluation.external.truths import read_truths
 from medjax.evaluation.metrics import degeneration
-from medjax.evaluation.predictions import scored, write_jsonl
+from medjax.evaluation.predictions import Prediction, scored, write_jsonl
 from medjax.evaluation.table import results
 from medjax.files import write_whole
 
@@ -109,6 +115,11 @@ def parser() -> argparse.ArgumentParser:
         "--metrics", type=names, default=metrics.BASIC, metavar="NAME,...",
         help=f"groups ({', '.join(metrics.GROUPS)}) or single metrics; basic by default",
     )  # fmt: skip
+    p.add_argument(
+        "--mask-codec", type=Path, metavar="NPZ",
+        help="of <seg> answers, whose masks are then scored: big_vision's vae-oid.npz or medjax's "
+        "mask_codec.npz",
+    )  # fmt: skip
     p.add_argument("--licence", default="", help="of the system, for tables")
     p.add_argument("--parameters", type=count, help="how many the system has, such as 2.9e9")
     p.add_argument("--source", default="", help="paper or place of the system, for tables")
@@ -151,6 +162,17 @@ def some(ids: Sequence[str]) -> str:
     return f" ({', '.join(map(repr, ids[:3]))}{', ...' if len(ids) > 3 else ''})" if ids else ""
 
 
+def with_masks(predictions: list[Prediction], codec: Path | None) -> list[Prediction]:
+    """The predictions with what a codec makes of their <seg> tokens, if there is one."""
+    if codec is None:
+        return predictions
+    # jax is slow to import, and seldom needed.
+    from medjax.checkpoints import mask_codec
+    from medjax.evaluation import segmentation
+
+    return segmentation.compared(predictions, mask_codec.open_npz(codec.expanduser()))
+
+
 def output_of(args: argparse.Namespace) -> Path:
     """The folder to write to.
 
@@ -178,7 +200,7 @@ def main() -> None:
     breakdown.check(args.by, (p.extra for p in joined.predictions))
     counts = tell(args.predictions, answers, joined, args.only_answered)
     name = args.name or args.system or args.predictions.stem
-    predictions = scored(joined.predictions, args.metrics)
+    predictions = scored(with_masks(joined.predictions, args.mask_codec), args.metrics)
     groups = f"{args.group or ('group' if 'group' in answers.taken else 'image')}s"
     table = results({name: predictions}, groups=groups, metrics=args.metrics, by=args.by)
     system = {

@@ -7,6 +7,7 @@ import os
 from medjax.errors import UserError
 from medjax.evaluation.comparison.table import Column, Comparison, Section
 from medjax.evaluation.comparison.text import NOTHING, lines_of
+from medjax.evaluation.metrics import METRICS
 from medjax.evaluation.table import metric_name, metric_top
 from medjax.files import write_whole
 
@@ -21,6 +22,8 @@ _LONGEST = 34  # letters of a system's name
 
 def write_png(path: str | os.PathLike[str], comparison: Comparison, *, title: str = "") -> int:
     """Draws the first `MOST_PANELS` metrics, and writes the picture whole or not at all.
+
+    Where they are more, those that do not stand for a task (`Metric.main`) are left out first.
 
     Returns:
       How many metrics there was no room for.
@@ -37,7 +40,12 @@ def write_png(path: str | os.PathLike[str], comparison: Comparison, *, title: st
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     panels = [(section, column) for section in comparison.sections for column in section.columns]
-    shown = panels[:MOST_PANELS]
+    main = [
+        (section, column)
+        for section, column in panels
+        if column.metric not in METRICS or METRICS[column.metric].main
+    ]
+    shown = (panels if len(panels) <= MOST_PANELS else main or panels)[:MOST_PANELS]
     across = min(_COLUMNS, len(shown))
     down = -(-len(shown) // across)
     tallest = max(len(lines_of(comparison, section)) for section, _ in shown)
@@ -110,7 +118,9 @@ def _draw(axis, comparison: Comparison, section: Section, column: Column) -> Non
     left, right = axis.get_xlim()
     # Hairs do not fill a panel.
     if (lacking := _NARROWEST * metric_top(column.metric) - (right - left)) > 0:
-        axis.set_xlim(left - lacking / 2, right + lacking / 2)
+        left, right = left - lacking / 2, right + lacking / 2
+    # No score is below 0, but for room around a point there.
+    axis.set_xlim(max(left, -0.02 * (right - left)), right)
     axis.tick_params(axis="x", labelsize=8, colors=_FAINT)
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="x", color=_LINE, linewidth=0.6)
