@@ -111,7 +111,9 @@ def _questions(config: ConfigDict, tokenizer: Tokenizer, part: str) -> setup.Joi
         sources = setup.fitting(sources, stage, tokenizer, where, answers=False)
     setup.check_group(sources, config.evaluate.group)
     metrics.check(config.evaluate.metrics)
-    breakdown.check(config.evaluate.by, (source[0].extra for source, _ in sources.values()))
+    # All of them: a fact such as the plane is not known of every image.
+    every = (source[i].extra for source, _ in sources.values() for i in range(len(source)))
+    breakdown.check(config.evaluate.by, every)
     return setup.Joined(sources, config.evaluate.examples)
 
 
