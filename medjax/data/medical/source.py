@@ -123,9 +123,8 @@ def _only(table: pyarrow.Table, column: str, wanted: set[str], where: str) -> py
         return table
     found = set(table[column].unique().to_pylist())
     if unknown := sorted(wanted - found):
-        there = ", ".join(sorted(filter(None, found)))
         raise UserError(
-            f"{where}: there is no {column} {', '.join(map(repr, unknown))}: "
-            + (f"name some of {there}." if there else f"no question has one, name no {column}.")
+            f"{where}: there is no {column} {', '.join(map(repr, unknown))}: name some of "
+            f"{', '.join(sorted(filter(None, found)))}."
         )
     return table.filter(pyarrow.compute.is_in(table[column], pyarrow.array(sorted(wanted))))
