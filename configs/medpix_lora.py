@@ -16,8 +16,6 @@ images that leak from one part of the data into another.
 
 from medjax.recipes import medical_lora, source
 
-CASE = ("findings", "diagnosis", "differential", "treatment", "discussion")
-
 
 def get_config(arg="paligemma-3b-224"):
     """The recipe; `arg` is a model and, after a comma, `attention` or `all`."""

@@ -23,6 +23,6 @@ def get_config(arg="paligemma-3b-224"):
     c.epochs = 5.0
     for part in ("train", "validation", "test"):
         c.data[part].path_vqa = source("path_vqa", part)
-    c.evaluate.by = ("answer_type", "question_type", "answer_length")
+    c.evaluate.by = ("answer_type", "answer_length")
     c.decode.max_new_tokens = 32
     return c

@@ -10,7 +10,8 @@ hub has them (xmcmic/PMC-VQA).
 It needs `pip install -e '.[medical,eval]'`; other models and adapters follow a colon, as in
 `pmc_vqa_lora.py:paligemma-3b-448,attention`.
 
-There is no validation part, so that the last weights are kept, not the best.
+There is no validation part, so that the last weights are kept, not the best. Figures of an article
+that the test part has too, and copies of its figures, are left out of training.
 """
 
 from medjax.recipes import medical_lora, source
@@ -19,6 +20,7 @@ from medjax.recipes import medical_lora, source
 def get_config(arg="paligemma-3b-224"):
     """The recipe; `arg` is a model and, after a comma, `attention` or `all`."""
     c = medical_lora("pmc_vqa_lora", arg)
+    c.data.conditioning.leaks = "drop"
     c.epochs = 2.0
     c.data.train.pmc_vqa = source("pmc_vqa", "train")
     c.data.test.pmc_vqa = source("pmc_vqa", "test")

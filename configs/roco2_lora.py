@@ -9,6 +9,9 @@ captions and their concepts.
 
 It needs `pip install -e '.[medical,eval]'`; other models and adapters follow a colon, as in
 `roco2_lora.py:paligemma-3b-448,attention`.
+
+Images of an article that a later part has too, and copies of its images, are left out of training
+and validation.
 """
 
 from medjax.recipes import medical_lora, source
@@ -17,6 +20,7 @@ from medjax.recipes import medical_lora, source
 def get_config(arg="paligemma-3b-224"):
     """The recipe; `arg` is a model and, after a comma, `attention` or `all`."""
     c = medical_lora("roco2_lora", arg)
+    c.data.conditioning.leaks = "drop"
     c.epochs = 3.0
     for part in ("train", "validation", "test"):
         c.data[part].roco2 = source("roco2", part)

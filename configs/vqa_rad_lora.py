@@ -12,7 +12,9 @@ It needs `pip install -e '.[medical,eval]'`; other models and adapters follow a 
 
 The published parts share images: an image's other questions are in training. So the parts are made
 anew here, by image. For the field's own, which flatters, add
---config.data.conditioning.split=published --config.data.conditioning.leaks=warn.
+--config.data.conditioning.split=published --config.data.conditioning.leaks=warn. The Hub's files do
+not say of what type a question is, or what an image shows: with them, add
+--config.evaluate.by='("answer_type", "answer_length")'.
 """
 
 from medjax.recipes import medical_lora, source

@@ -50,7 +50,7 @@ def medical_lora(name: str, arg: str) -> ConfigDict:
         dict(
             group="patient",
             metrics=("basic", "vqa", "text", "degeneration"),
-            by=("modality", "plane", "location", "question_type", "seen", "answer_length"),
+            by=("modality", "plane", "location", "seen", "answer_length"),
             grounding=True,
             every_stage=False,
         )

@@ -33,8 +33,11 @@ def data_dir(config: ConfigDict) -> pathlib.Path:
 
 
 def conditioning(config: ConfigDict) -> Settings:
-    """What `data.conditioning` says is done to medical datasets."""
-    return Settings(**config.data.conditioning.to_dict())
+    """What `data.conditioning` says is done to medical datasets; the run's tokenizer counts."""
+    settings = Settings(**config.data.conditioning.to_dict())
+    if config.tokenizer and not settings.tokenizer:
+        return dataclasses.replace(settings, tokenizer=config.tokenizer)
+    return settings
 
 
 def names_data(config: ConfigDict, part: str) -> bool:

@@ -34,18 +34,23 @@ def check(keys: Iterable[str], extras: Iterable[Mapping[str, Any]]) -> None:
 
     Args:
       keys: as in the module's docstring.
-      extras: what is known of the examples.
+      extras: what is known of the examples; read until every key was found.
 
     Raises:
       UserError: no example has one of the keys.
     """
-    known = dict.fromkeys(key for extra in extras for key in extra)
-    for key in keys:
-        if key not in known and key not in ("task", ANSWER_LENGTH):
-            raise UserError(
-                f"There are no results by {key!r}, which no example has: name one of task, "
-                f"{ANSWER_LENGTH}{''.join(f', {k}' for k in known)}."
-            )
+    known = dict.fromkeys(("task", ANSWER_LENGTH))
+    lacking = [key for key in keys if key not in known]
+    for extra in extras:
+        if not lacking:
+            return
+        known |= dict.fromkeys(extra)
+        lacking = [key for key in lacking if key not in extra]
+    if lacking:
+        raise UserError(
+            f"There are no results by {', '.join(map(repr, lacking))}, which no example has: name "
+            f"some of {', '.join(known)}."
+        )
 
 
 def label(example: Known, key: str) -> str:

@@ -107,10 +107,13 @@ class MedicalBuilder(
             split: [r for r in done.records if r.split == split and r.questions] for split in SPLITS
         }
         if not any(parts.values()):
-            raise UserError(
+            nothing = UserError(
                 f"{self.dataset.name}: conditioning leaves no question with a split; see its "
-                "settings, data.conditioning"
+                "settings, data.conditioning."
             )
+            # For the page that shows which step took them away, see `build.built`.
+            nothing.conditioned = done  # type: ignore[attr-defined]
+            raise nothing
         for split, of_split in parts.items():
             if of_split:
                 pyarrow.parquet.write_table(

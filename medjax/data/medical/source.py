@@ -160,8 +160,8 @@ def _only(
     values = {name: found.intersection(several.get(name, (name,))) for name in wanted}
     if unknown := [name for name, of_name in values.items() if not of_name]:
         raise UserError(
-            f"{where}: there is no {column} {', '.join(map(repr, unknown))}: name some of "
-            f"{', '.join(sorted(filter(None, found)))}."
+            f"{where}: there is no {column} {', '.join(map(repr, unknown))}: there is "
+            f"{', '.join(sorted(filter(None, found))) or 'none at all'}."
         )
     kept = pyarrow.array(sorted(set().union(*values.values())))
     return table.filter(pyarrow.compute.is_in(table[column], kept))

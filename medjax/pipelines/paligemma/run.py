@@ -135,8 +135,9 @@ def _questions(config: ConfigDict, tokenizer: Tokenizer, part: str) -> setup.Joi
         sources = setup.fitting(sources, stage, tokenizer, where, answers=False)
     setup.check_group(sources, config.evaluate.group)
     metrics.check(config.evaluate.metrics)
-    joined = setup.Joined(sources, 1)  # the first of each
-    breakdown.check(config.evaluate.by, (joined[i].extra for i in range(len(joined))))
+    # All of them: a fact such as the plane is not known of every image.
+    every = (source[i].extra for source, _ in sources.values() for i in range(len(source)))
+    breakdown.check(config.evaluate.by, every)
     _mask_codec(config)
     return setup.Joined(sources, config.evaluate.examples)
 

@@ -235,7 +235,8 @@ def test_without_any_question_nothing_is_built(few, png):
     records = [_record(png), _record(png, "b", "validation", ()), _record(png, "c", "test", ())]
     made = few(records)
     assert list(made.info.splits) == ["train"]
-    assert build.report(made)["images_without_questions"] == 2
+    steps = {step["name"]: step for step in build.report(made)["steps"]}
+    assert steps["unasked"]["dropped"] == {"no question left": 2}
 
 
 def test_parquet_images_keep_their_bytes(few, png, tmp_path):

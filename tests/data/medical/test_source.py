@@ -131,9 +131,9 @@ def test_some_tasks_and_modes(built_medpix):
     ("wrong", "message"),
     [
         ({"split": "dev"}, "no split 'dev': it has train, validation, test"),
-        ({"tasks": ("plan",)}, "no task 'plan': name some of .*plane"),
+        ({"tasks": ("plan",)}, "no task 'plan': there is .*plane"),
         ({"tasks": ("table",)}, "no task 'table'"),
-        ({"modes": ("later",)}, "no mode 'later': name some of alignment, pre_training"),
+        ({"modes": ("later",)}, "no mode 'later': there is alignment, pre_training"),
     ],
 )
 def test_what_is_not_there_is_told(built_medpix, wrong, message):

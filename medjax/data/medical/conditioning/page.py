@@ -43,7 +43,7 @@ def summary(conditioned: Conditioned) -> dict[str, Any]:
 
     Keys: `format`, `dataset`, `settings`, `off` (whose steps did not run), `faults`, `before` and
     `after` (`patients`, `images`, `questions`), `parts` (what each has in the end, `diagnoses`
-    too), `images_without_questions`, and `steps`: `name`, `does`, `unit`, `dropped`, `changed`,
+    too), and `steps`: `name`, `does`, `unit`, `dropped`, `changed`,
     `figures`, `warnings`, `before`, `after`, `cases`.
     """
     sizes = [dataclasses.asdict(size) for size in conditioned.sizes]
@@ -56,7 +56,6 @@ def summary(conditioned: Conditioned) -> dict[str, Any]:
         "before": sizes[0],
         "after": sizes[-1],
         "parts": parts_of(conditioned.records),
-        "images_without_questions": sum(not record.questions for record in conditioned.records),
         "steps": [
             {
                 "name": report.name,

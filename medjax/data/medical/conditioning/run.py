@@ -75,7 +75,8 @@ def _compares(settings: Settings) -> bool:
 
 
 # Texts first, which is cheap. Lengths come before captions that give a diagnosis away: a caption
-# that is too long to be learnt gives nothing away. Hashes are of what is left of an image when its
+# that is too long to be learnt gives nothing away. After templates nothing more is asked, so that
+# images without a question can go. Hashes are of what is left of an image when its
 # burned-in text is hidden, leaks need hashes and splits, and what training has not seen depends on
 # the images that leaks took out of it.
 STEPS = (
@@ -85,6 +86,7 @@ STEPS = (
     _Planned("lengths", "max_answer_tokens", lambda s: s.max_answer_tokens > 0),
     _Planned("given_away", "diagnosis_in_caption", lambda s: s.diagnosis_in_caption),
     _Planned("templates", "templates", lambda s: s.templates),
+    _Planned("unasked", "unasked", lambda s: True),
     _Planned("overlays", "overlays", lambda s: s.overlays != "keep"),
     _Planned("splits", "split", lambda s: True),
     _Planned("hashes", "hash_distance", _compares),

@@ -18,7 +18,8 @@ class Settings:
       diagnosis_in_caption: drop diagnosis questions about images whose caption gives it away, where
         a model is also trained on the caption.
       max_answer_tokens: drop longer answers; 0: none.
-      tokenizer: a sentencepiece file, to count tokens; none: words and punctuation marks count.
+      tokenizer: a sentencepiece file, to count tokens; none: that of the run, if it names one, else
+        words and punctuation marks are counted.
       templates: add questions about modality, plane, organ and so on, made of what is known.
       overlays: text burned into images (watermarks, footers) is made black ("mask"), cut off
         ("crop") or left alone ("keep").

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -27,7 +28,8 @@ class Leak:
       train, held_out: the images.
       parts: where each is, such as ("train", "test"), after the name of its dataset if that is
         another.
-      detail: what they have in common: the patient, the caption, the distance of hashes.
+      detail: what they have in common: the patient, the file's name, the caption, the distance of
+        hashes.
     """
 
     kind: str
@@ -68,7 +70,8 @@ def find(
         CAPTION: lambda r: _captions(r) - stock,
     }
     leaks = [
-        Leak(kind, train[i], held_out[j], parts, key)
+        # Of a file the name alone: reports do not tell where files lie.
+        Leak(kind, train[i], held_out[j], parts, os.path.basename(key) if kind == IMAGE else key)
         for kind, keys_of in keys.items()
         for i, j, key in _shared(train, held_out, keys_of)
     ]

@@ -78,7 +78,8 @@ def _made(records: Sequence[Record], settings: Settings) -> tuple[list[Record], 
     """A split by patient, dealt by a hash, so that neither order nor further cases change it."""
     group_of = _groups(records)
     dealt = sorted(set(group_of), key=lambda group: (_hash(settings.split_seed, group), group))
-    counts = sizes(settings.split_sizes, len(dealt))
+    # Of nothing there are no parts; whoever builds the dataset says what that means.
+    counts = sizes(settings.split_sizes, len(dealt)) if dealt else dict.fromkeys(SPLITS, 0)
     part_of: dict[str, str] = {}
     start = 0
     # Held-out parts are dealt first: they stay what they are when training is given less or more.

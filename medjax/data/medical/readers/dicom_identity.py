@@ -185,9 +185,7 @@ def _keep_frame(pydicom: Any, source: Any, copy: Any, frame: int) -> None:
         return
     size, rest = divmod(pydicom.pixels.utils.get_expected_length(source), frames)
     if rest or source.BitsAllocated < 8:
-        raise BadExample(
-            "unreadable image", f"{path_of(source)} has frames that are no whole bytes."
-        )
+        raise ValueError("its frames are no whole bytes")
     one = source.PixelData[frame * size : (frame + 1) * size]
     copy.PixelData = one + b"\0" * (len(one) % 2)
     copy["PixelData"].VR = source["PixelData"].VR

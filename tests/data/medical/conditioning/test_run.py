@@ -77,7 +77,7 @@ def test_all_steps_run_in_order_and_count(record):
     done = run.condition(records, TEXTS, name="drawn")
     assert [report.name for report in done.reports] == [
         "placeholders", "beyond_slice", "max_answer_tokens", "diagnosis_in_caption", "templates",
-        "split", "unseen",
+        "unasked", "split", "unseen",
     ]  # fmt: skip
     assert done.off == ("languages", "overlays", "hash_distance", "leaks")
     assert len(done.sizes) == len(done.reports) + 1
@@ -95,10 +95,29 @@ def test_all_steps_run_in_order_and_count(record):
     assert run.condition(records, TEXTS, name="drawn") == done
 
 
+def test_an_image_without_a_question_is_in_no_part(record):
+    chinese = Question("z", "open", "有肝脏吗?", "有", language="zh")
+    records = [
+        record("a", chinese, patient="1", split="train", modality="CT"),
+        record("b", "liver", patient="1", split="test", modality="CT"),
+        record("c", "spleen", patient="2", split="train", modality="CT"),
+    ]
+    english = Settings(languages=("en",), overlays="keep", leaks="off")
+    done = run.condition(records, english, name="drawn")
+    assert [left.id for left in done.records] == ["b", "c"]
+    unasked, split = done.reports[-3:-1]
+    assert (dict(unasked.dropped), unasked.unit) == ({"no question left": 1}, "images")
+    assert [case.record.id for case in unasked.cases] == ["a"]
+    assert split.warnings == ()  # the patient is in one part alone
+    # What templates ask counts.
+    asked = dataclasses.replace(english, templates=True)
+    assert len(run.condition(records, asked, name="drawn").records) == 3
+
+
 def test_off_means_off(record):
     records = dataset(record)
     done = run.condition(records, OFF, name="drawn")
-    assert [report.name for report in done.reports] == ["split", "unseen"]
+    assert [report.name for report in done.reports] == ["unasked", "split", "unseen"]
     assert [one.questions for one in done.records] == [one.questions for one in records]
     assert run.condition([], TEXTS, name="none").records == ()
 
@@ -119,7 +138,7 @@ def test_steps_of_images_run_where_they_are_wanted(record, fake):
     done = run.condition(dataset(record), settings, name="drawn")
     assert seen == ["overlays", "hashes", "leaks"]
     names = [report.name for report in done.reports]
-    assert names == ["overlays", "split", "hashes", "leaks", "unseen"]
+    assert names == ["unasked", "overlays", "split", "hashes", "leaks", "unseen"]
 
 
 def test_what_ends_the_build_can_still_be_shown(record, fake, tmp_path):
@@ -193,7 +212,6 @@ def test_the_summary_has_every_count_and_no_path(record, fake, tmp_path):
     assert found["settings"]["question_tables"] == ["table.csv"]
     assert found["before"] == {"patients": 10, "images": 20, "questions": 60}
     assert found["after"] == dataclasses.asdict(done.sizes[-1])
-    assert found["images_without_questions"] == 0
     parts = {part: (of["patients"], of["images"]) for part, of in found["parts"].items()}
     assert parts == {"train": (8, 16), "validation": (1, 2), "test": (1, 2)}
     assert found["settings"]["against"] == ["slake"]

@@ -188,3 +188,10 @@ def test_what_training_never_shows(record):
     infection = {"category": "Infection", "images": 1, "questions": 1}
     assert report.figures["category"]["test"]["unseen"] == [infection]
     assert [case.record.id for case in report.cases] == ["d", "e", "f"]
+
+
+@pytest.mark.parametrize("settings", [MADE, Settings()])
+def test_nothing_is_dealt_where_there_is_nothing(settings):
+    kept, report = splits.step([], settings)
+    assert kept == []
+    assert report.figures["parts"]["train"]["images"] == 0

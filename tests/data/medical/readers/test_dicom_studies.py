@@ -209,6 +209,13 @@ def test_frames_of_an_enhanced_image_are_slices(tmp_path):
         assert record.facts["plane"] == "axial"
 
 
+def test_a_frame_that_ends_within_a_byte_is_refused(tmp_path):
+    bits = {"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0}
+    path = _write(tmp_path / "x", np.zeros((2, 2, 2), np.uint8), **bits)
+    with pytest.raises(BadExample, match=r"x can't be read \(ValueError: its frames are no whole"):
+        without_identity(path, 1, "abc")
+
+
 @pytest.mark.parametrize(
     ("age", "years"),
     [("045Y", "45"), ("089Y", "89"), ("090Y", "90+"), ("102Y", "90+"), ("018M", "1"),

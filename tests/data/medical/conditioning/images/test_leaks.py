@@ -177,3 +177,10 @@ def test_warn_lists_them_the_same_every_time(leaking, vqa_rad):
 def test_against_what(clean_records, text):
     with pytest.raises(UserError, match="against is"):
         check(clean_records, against=(text,))
+
+
+def test_a_shared_file_is_named_without_its_folder(folder, anatomy):
+    train = folder.record("scan", anatomy[0])
+    tested = dataclasses.replace(train, id="scan again", split="test")
+    found = leaks.find([train], [tested])
+    assert ("same image", "scan.png") in [(leak.kind, leak.detail) for leak in found]
