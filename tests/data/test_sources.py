@@ -34,7 +34,7 @@ def test_every_dataset_opens_by_its_name(tmp_path):
     # Refused for its split, before anything is built; for its folder; or, where medjax draws the
     # folder's files itself, known.
     for name in DATASETS:
-        wrong = "has no split ''" if name == "mni152_vqa" else ": there is no folder .* must hold "
+        wrong = " has no split ''" if name == "mni152_vqa" else ": there is no folder .* must hold "
         if name != "medpix2_drawn":
             with pytest.raises(UserError, match=f"{name}{wrong}"):
                 open_source(name, data_dir=tmp_path)
