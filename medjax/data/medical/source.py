@@ -19,7 +19,7 @@ from medjax.data.image_files import ImageFile, read_bytes
 from medjax.data.medical import build, catalogue
 from medjax.data.medical.conditioning.settings import DEFAULT, Settings
 from medjax.data.medical.reading import file_of
-from medjax.data.medical.record import SHORT_FACTS, FileImage, Question, Record, shown
+from medjax.data.medical.record import SHORT_FACTS, SPLITS, FileImage, Question, Record, shown
 from medjax.errors import UserError
 
 # How a question is put to PaliGemma, by its form.
@@ -73,6 +73,8 @@ class MedicalSource:
         Raises:
           UserError: a split, task or mode that is not there, or the dataset cannot be built.
         """
+        if split not in SPLITS:  # told before anything is built, which may take long
+            raise UserError(f"{name} has no split {split!r}: name one of {', '.join(SPLITS)}.")
         dataset = catalogue.dataset(name)
         builder = build.built(dataset, folder, data_dir, settings, on_bad_example)
         if split not in builder.info.splits:

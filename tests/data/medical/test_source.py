@@ -130,7 +130,7 @@ def test_some_tasks_and_modes(built_medpix):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"split": "dev"}, "no split 'dev': it has train, validation, test"),
+        ({"split": "dev"}, "no split 'dev': name one of train, validation, test"),
         ({"tasks": ("plan",)}, "no task 'plan': there is .*plane"),
         ({"tasks": ("table",)}, "no task 'table'"),
         ({"modes": ("later",)}, "no mode 'later': there is alignment, pre_training"),
