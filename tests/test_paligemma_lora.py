@@ -15,10 +15,12 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from medjax import config as config_lib
-from medjax.checkpoints import adapters, big_vision, model_folder, probe
+from medjax.checkpoints import adapters, big_vision, mask_codec, model_folder, probe
 from medjax.data.tokenizer import Tokenizer
+from medjax.evaluation.comparison.systems import read_folder
 from medjax.evaluation.predictions import read_jsonl
 from medjax.models import lora, params, variants
+from medjax.models.mask_codec import MaskCodec
 from medjax.models.paligemma import PaliGemma
 from medjax.pipelines import weights
 from medjax.pipelines.fit import lora_config
@@ -136,6 +138,32 @@ def test_it_learns(finished_run):
     losses = {row["step"]: row["loss"] for row in map(json.loads, lines) if "loss" in row}
     assert list(losses) == [4, 8, 12]
     assert losses[12] < losses[4] - 0.5
+
+
+def test_masks_are_scored_by_a_codec(command, finished_run, own_data, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    evaluation = run / "evaluation_validation"
+    evaluation.mkdir()
+    (evaluation / "system.json").write_text('{"name": "by hand", "source": "a paper"}')
+    mask = "<loc0000><loc0000><loc1023><loc1023>" + "<seg007>" * 16 + " square"
+    row = {"image": str(own_data / "test0.png"), "prefix": "segment square", "suffix": mask}
+    (tmp_path / "masks.jsonl").write_text(json.dumps(row))
+    mask_codec.write_folder(MaskCodec(rngs=nnx.Rngs(0)), tmp_path / "codec")
+    done = command(
+        "evaluate", f"--workdir={run}", "--part=validation", "--json",
+        f"--config.data.validation.own.source={tmp_path / 'masks.jsonl'}",
+        f"--config.evaluate.mask_codec={tmp_path / 'codec'}", "--config.evaluate.licence=mit",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    scores = json.loads(done.out)["tasks"]["segmentation"]
+    assert scores.keys() == {"dice", "dice/square"}
+    [prediction] = read_jsonl(evaluation / "predictions.jsonl")
+    assert prediction.kind == "segmentation"
+    [system] = [s for s in read_folder(evaluation) if s.name == "by hand"]
+    assert (system.licence, system.source) == ("mit", "a paper")
+    [tested] = [s for s in read_folder(finished_run) if s.name == finished_run.name]
+    assert tested.parameters == system.parameters > 10_000
+    assert [p.kind for p in system.predictions] == ["segmentation"]
 
 
 def test_evaluation(finished_run, own_data):

@@ -64,6 +64,7 @@ def test_the_folder_is_as_documented(done):
         *(f"evaluation/results.{kind}" for kind in ("json", "md")),
         *(f"evaluation/predictions.{kind}" for kind in ("jsonl", "parquet", "html", "png")),
         "evaluation/settings.json",
+        "evaluation/system.json",
         *(f"huggingface/{f}" for f in (
             "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
             "tokenizer.model", "tokenizer_config.json", "preprocessor_config.json",

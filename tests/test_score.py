@@ -242,6 +242,39 @@ def test_truth_comes_from_a_dataset_by_id(command, tmp_path, made_dataset):
     assert report["counts"]["questions"] == 3
 
 
+def test_ids_may_lack_a_beginning_or_have_one_more(command, tmp_path):
+    true = [{"id": f"{part}/{n}", "answer": f"{part}{n}"} for part in ("x", "y") for n in (1, 2)]
+    data = lines(tmp_path / "true.jsonl", [*true, {"id": "x/3", "answer": "only"}])
+    rows_ = [
+        {"id": "3", "text": "bare"},
+        {"id": "1", "text": "of one of two"},
+        {"id": "run/x/1", "text": "named", "truth": "x1", "source_name": "run"},
+        {"id": "run/x/2", "text": "another's", "truth": "other", "source_name": "run"},
+        {"id": "y/2", "text": "plain"},
+    ]
+    path = lines(tmp_path / "a.jsonl", rows_)
+    code, report, said = command("--predictions", path, "--data", data, "--only-answered", "--json")
+    assert code == 0, said
+    found = {p.id: p for p in read_jsonl(tmp_path / "a.scores" / "predictions.jsonl")}
+    assert {id: p.generated for id, p in found.items()} == {
+        "x/1": "named", "y/2": "plain", "x/3": "bare"
+    }  # fmt: skip
+    assert report["counts"]["unknown"] == 2
+
+
+def test_a_dataset_without_parts_says_so(command, tmp_path, monkeypatch):
+    record = Record("image", FileImage.at(tmp_path), questions=(Question("q", "t", "?", "yes"),))
+    made = Dataset("vqa_rad", "Made", "-", "-", "-", lambda folder, counter: iter([record]))
+    monkeypatch.setattr(catalogue, "dataset", lambda name: made)
+    path = lines(tmp_path / "a.jsonl", [{"id": "q", "answer": "yes"}])
+    code, _, said = command("--predictions", path, "--data", f"vqa_rad={tmp_path}")
+    assert (code, "no published parts: write --part all" in said) == (2, True)
+    code, report, _ = command(
+        "--predictions", path, "--data", f"vqa_rad={tmp_path}", "--part", "all", "--json"
+    )
+    assert report["overall"]["exact_match"]["systems"]["a"]["value"] == 1.0
+
+
 def test_truth_comes_from_a_file(command, tmp_path):
     true = [{"id": "a", "question": "Is it?", "answer": "yes", "task": "seen"},
             {"id": "b", "question": "Where?", "answer": "liver", "task": "place"}]  # fmt: skip

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import nibabel
 import numpy as np
 import pytest
 import score
@@ -77,7 +78,6 @@ def test_files_of_labels_and_of_single_classes(run, save, tmp_path):
 
 
 def test_slices_of_volumes(run, save, tmp_path):
-    nibabel = pytest.importorskip("nibabel")
     volume = np.zeros((4, 2, 3), np.uint8)
     volume[..., 1] = TRUE[::-1].T  # a row of an image is from the back to the front
     nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "true.nii.gz")

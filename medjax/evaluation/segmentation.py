@@ -61,7 +61,10 @@ def compared(predictions: Sequence[Prediction], codec: MaskCodec) -> list[Predic
         for prediction, (made, true) in zip(some, pairs, strict=True):
             if true:
                 extra = {**prediction.extra, **_dice(made, true, canvas)}
-                prediction = dataclasses.replace(prediction, extra=extra)
+                # A task that the data does not name is called as the kind is.
+                named = "task" in prediction.extra or prediction.task != prediction.kind
+                task = prediction.task if named else "segmentation"
+                prediction = dataclasses.replace(prediction, extra=extra, task=task)
             found.append(prediction)
         bar.update(len(some))
     bar.close()

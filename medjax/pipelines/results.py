@@ -30,13 +30,15 @@ def begin(folder: pathlib.Path) -> None:
     (folder / _SETTINGS).unlink(missing_ok=True)
 
 
-def describe(folder: pathlib.Path, about: dict[str, Any]) -> None:
-    """Writes what `comparison.systems` reads of the system beside its results.
+def describe(folder: pathlib.Path, name: str, parameters: int, licence: str) -> None:
+    """Writes beside results what `comparison.systems` reads of their system.
 
-    What is not known ("", None) stays as it stands there: somebody may have written it by hand.
+    What somebody wrote there by hand stays: the name, whatever else there is, and the licence where
+    the config has none.
     """
-    known = {key: value for key, value in about.items() if value not in ("", None)}
-    write_json(folder / "system.json", (read_json(folder / "system.json") or {}) | known)
+    written = read_json(folder / "system.json") or {}
+    known = {"parameters": parameters} | ({"licence": licence} if licence else {})
+    write_json(folder / "system.json", {"name": name} | written | known)
 
 
 def finish(folder: pathlib.Path, asked: dict[str, Any]) -> None:

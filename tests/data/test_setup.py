@@ -30,6 +30,7 @@ def test_ids_of_several_sources_begin_with_their_names(config):
     ids = [f"a/test.jsonl:{i}" for i in range(1, 6)] + [f"b/test.jsonl:{i}" for i in (1, 2)]
     assert [joined[i].id for i in range(len(joined))] == ids
     assert joined[6].prefix == "b 1?"
+    assert [joined[i].extra["source_name"] for i in (0, 6)] == ["a", "b"]
 
 
 def test_ids_of_one_source_are_its_own(config):

@@ -225,8 +225,8 @@ def evaluate(config: ConfigDict, workdir: Workdir, part: str = "test") -> dict:
         folder, systems, source, title, config.evaluate.group,
         metrics=config.evaluate.metrics, by=config.evaluate.by,
     )  # fmt: skip
-    about = {"name": workdir.path.absolute().name, "parameters": parameters}
-    results.describe(folder, about | {"licence": config.evaluate.licence})
+    called = workdir.path.absolute().name
+    results.describe(folder, called, parameters, config.evaluate.licence)
     if part == "test":
         results.finish(folder, results.settings(config, _ASKED))
     say(table.to_text())

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from medjax.data.example import Example
+from medjax.data.example import SOURCE, Example
 from medjax.errors import UserError
 from medjax.evaluation import bootstrap
 from medjax.evaluation.comparison.compare import compare
@@ -45,6 +45,30 @@ def column(comparison, task, metric):
     [section] = [section for section in comparison.sections if section.task == task]
     [found] = [column for column in section.columns if column.metric == metric]
     return found
+
+
+def test_the_same_questions_of_runs_with_one_and_with_several_sources(systems):
+    def named(source, predictions):
+        return [
+            dataclasses.replace(p, id=f"{source}/{p.id}", extra={**p.extra, SOURCE: source})
+            for p in predictions
+        ]
+
+    first, second = systems
+    several = dataclasses.replace(
+        second,
+        predictions=(
+            *named("medpix", second.predictions),
+            *named("slake", [dataclasses.replace(second.predictions[0], id="other")]),
+            # An id of two sources names no question.
+            *named("slake", [second.predictions[3]]),
+        ),
+    )
+    compared = compare([first, several])
+    assert compared.questions == 59
+    assert "60 by first, 62 by second" in compared.notes[0]
+    # Where all were asked the same sources, ids are compared as they are.
+    assert compare([several, dataclasses.replace(several, name="third")]).questions == 62
 
 
 def test_estimates_and_paired_differences(systems):
