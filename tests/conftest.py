@@ -8,24 +8,32 @@ import pathlib
 
 _CACHE = pathlib.Path(__file__).parents[1] / ".cache"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault(
+    "TF_CPP_MIN_LOG_LEVEL", "1"
+)  # no word of libraries for GPUs, from each worker
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("MEDJAX_DATA", str(_CACHE / "data"))
 os.environ.setdefault("XDG_CACHE_HOME", str(_CACHE))
-# Tests compile many programs and run each a few times.
+# Tests compile many programs and run each a few times; XLA's newer emitters of fused operations
+# take a third of all the time.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
 
 import dataclasses  # noqa: E402
 import importlib  # noqa: E402
+import itertools  # noqa: E402
 import json  # noqa: E402
 import sys  # noqa: E402
 
+import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
+from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
 from medjax import cli  # noqa: E402
 
@@ -40,16 +48,69 @@ TINY = {
     },
 }  # fmt: skip
 
+# Files that share a fixture which costs more than being spread over the workers gains.
+_TOGETHER = (
+    ("test_paligemma_lora.py", "test_cli.py"),  # finished_run
+    ("pipelines/fourm/test_fourm_resume.py", "pipelines/fourm/test_fourm_run.py"),  # own_run
+    ("test_generate_fourm.py", "test_gqa_ablation.py"),  # fourm_run
+)
+# The files that take longest, longest first: who begins with them is not waited for in the end.
+_FIRST = (
+    "pipelines/fourm/test_fourm_resume.py",
+    "scaling/test_sharding.py",
+    "test_paligemma_lora.py",
+    "training/test_fourm_objective.py",
+    "kernels/test_attention.py",
+    "test_fourm_recipe.py",
+    "test_quickstart.py",
+    "test_generate_fourm.py",
+    "kernels/test_masking_rules.py",
+    "parity/test_big_vision.py",
+)
+
+
+def _unit(nodeid: str) -> str:
+    """What one worker does on its own: a file of tests, or files that share a costly fixture."""
+    file = nodeid.split("::")[0].removeprefix("tests/")
+    return next((files[0] for files in _TOGETHER if file in files), file)
+
+
+class _Units(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return _unit(nodeid)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return _Units(config, log)
+
+
+def pytest_xdist_auto_num_workers(config):
+    """No workers where they would only be waited for, or keep what a test prints to themselves."""
+    one_file = len(config.args) == 1 and ".py" in config.args[0]
+    return 0 if one_file or config.option.capture == "no" else None
+
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves out what compiles for GPUs where the extra `gpu-compile` is not installed."""
+    """The longest files first; without the extra `gpu-compile`, what compiles for GPUs is left out."""
     from medjax.scaling import gpus
 
+    rank = {file: i for i, file in enumerate(_FIRST)}
+    items.sort(key=lambda item: rank.get(_unit(item.nodeid), len(rank)))
     if gpus.missing():
         reason = f"not installed (extra gpu-compile): {', '.join(gpus.missing())}"
         for item in items:
             if item.get_closest_marker("gpu_compile"):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+_files = itertools.count(1)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Compiled programs go now and then: those of all files would take 7 GB."""
+    if nextitem is not None and nextitem.path != item.path and next(_files) % 8 == 0:
+        jax.clear_caches()
 
 
 @dataclasses.dataclass(frozen=True)

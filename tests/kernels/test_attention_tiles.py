@@ -45,10 +45,11 @@ def draw(rng, batch, length, names):
     return Tokens(**{name: jnp.asarray(value) for name, value in fields.items()})
 
 
+# Every pair of lengths is compiled anew, so there are few.
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 99),
-    lengths=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    lengths=st.sampled_from([(1, 7), (5, 1), (6, 6), (9, 8)]),
     sizes=st.sampled_from([(1, 1), (2, 3), (4, 2), (16, 16)]),
     names=st.sets(st.sampled_from(FIELDS)),
     window=st.sampled_from([None, 1, 3]),

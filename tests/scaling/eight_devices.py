@@ -94,6 +94,11 @@ ASKED = {
     "sample": (8, DecodeConfig("sample", max_new_tokens=5, num_samples=2)),
     "beam": (8, DecodeConfig("beam", max_new_tokens=5, num_beams=2)),
 }
+# What one device does is compiled for each; the mesh that is cut along every axis does all, too.
+ASKED_OF = {
+    "single": tuple(ASKED), "8x1x1": ("three", "beam"), "2x2x2": tuple(ASKED),
+    "1x8x1": ("greedy", "sample"),
+}  # fmt: skip
 
 
 def trained(weights, folder: pathlib.Path) -> pathlib.Path:
@@ -106,14 +111,15 @@ def trained(weights, folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def answers(mesh, folder: pathlib.Path) -> dict[str, np.ndarray]:
+def answers(mesh, folder: pathlib.Path, asked: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Tokens and scores of answers, and how the answering model is cut."""
     model = load_result(folder, np.dtype(np.float32), mesh)
     batch = batches()[0]
     prompts = [batch[k] for k in ("image", "tokens", "mask_ar")]
     prompts.append((np.arange(8) < np.arange(3, 8).repeat(2)[:8, None]).astype(np.int32))
     result = {f"shards/{name}": x for name, x in shards(flatten(model)).items()}
-    for name, (rows, config) in ASKED.items():
+    for name in asked:
+        rows, config = ASKED[name]
         said = Decoder(model, config, eos_id=1)(*(x[:rows] for x in prompts), seed=2)
         result |= {f"tokens/{name}": said.tokens, f"scores/{name}": said.log_prob}
     return {key: np.asarray(value) for key, value in result.items()}
@@ -150,7 +156,8 @@ def main(output: str) -> None:
             outcome = fourm_on_devices.train(mesh)
             results |= {f"fourm_training/{name}/{key}": value for key, value in outcome.items()}
         folder = folder or trained(weights, pathlib.Path(output).with_name("model"))
-        results |= {f"answers/{name}/{key}": x for key, x in answers(mesh, folder).items()}
+        said = answers(mesh, folder, ASKED_OF[name])
+        results |= {f"answers/{name}/{key}": x for key, x in said.items()}
         if name == "2x2x2":
             found = fourm(mesh, pathlib.Path(output).with_name("fourm"))
             results |= {f"fourm/{key}": x for key, x in found.items()}

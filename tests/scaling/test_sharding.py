@@ -100,8 +100,14 @@ def test_the_optimizers_moments_are_cut_like_their_parameters(results, run, mesh
         np.testing.assert_array_equal(shape, parameters[name], err_msg=name)
 
 
-@pytest.mark.parametrize("asked", ["greedy", "three", "sample", "beam"])
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize(
+    ("mesh", "asked"),
+    [
+        *(("2x2x2", asked) for asked in ("greedy", "three", "sample", "beam")),
+        *(("8x1x1", asked) for asked in ("three", "beam")),
+        *(("1x8x1", asked) for asked in ("greedy", "sample")),
+    ],
+)
 def test_answers_are_those_of_one_device(results, mesh, asked):
     found, wanted = (part(results, f"answers/{m}/") for m in (mesh, "single"))
     assert len(np.unique(wanted[f"tokens/{asked}"])) > 3
