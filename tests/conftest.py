@@ -8,9 +8,6 @@ import pathlib
 
 _CACHE = pathlib.Path(__file__).parents[1] / ".cache"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault(
-    "TF_CPP_MIN_LOG_LEVEL", "1"
-)  # no word of libraries for GPUs, from each worker
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("MEDJAX_DATA", str(_CACHE / "data"))
@@ -91,7 +88,7 @@ def pytest_xdist_auto_num_workers(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """The longest files first; without the extra `gpu-compile`, what compiles for GPUs is left out."""
+    """The longest files first; what compiles for GPUs needs the extra `gpu-compile`."""
     from medjax.scaling import gpus
 
     rank = {file: i for i, file in enumerate(_FIRST)}

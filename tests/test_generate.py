@@ -102,7 +102,7 @@ def test_answers_are_the_decoders(command, run_of, flags, decode, seed):
 def test_boxes_are_in_pixels(command, monkeypatch):
     text = "<loc0000><loc0341><loc1023><loc0682> brain ; <loc0005> nothing"
     told = Prediction("", "", PROMPTS[0], text, "", "", "", log_prob=-1.0, log_prob_per_token=-0.1)
-    monkeypatch.setattr(ask.evaluation, "answer", lambda *_: [told])
+    monkeypatch.setattr(ask.Asker, "__call__", lambda *_: [told])
     code, out, _ = command("--prompt=detect brain", "--json")
     assert code == 0
     # The image has 40 rows and 60 columns; 341 / 1023 is a third.

@@ -56,7 +56,7 @@ def test_the_folder_is_as_documented(done):
         "config.json",
         "tokenizer.model",
         "export.json",
-        *(f"{name}/metrics.jsonl" for name in STEPS),
+        *(f"{name}/{f}" for name in STEPS for f in ("metrics.jsonl", "curves.png")),
         *(f"{name}/model/{f}" for name in STEPS for f in ("model.json", "params.safetensors")),
         *(f"{name}/model/tokenizer.model" for name in STEPS),
         "base_lora/model/lora.json",

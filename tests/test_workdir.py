@@ -50,7 +50,7 @@ def test_what_is_written_is_the_config(path):
         ({"lora": {"targets": ("q_proj",)}}, "lora.targets was .*'v_proj'.* is now"),
         ({"stages": {"a": {"batch_size": 4}}}, "stages.a.batch_size was 8 and is now 4"),
         ({"stages": {"b": {"batch_size": 8}}}, "stages.a.batch_size was 8 and is now 'not set'"),
-        ({"data": {"train": {"x": {"source": "x.jsonl"}}}}, "data.train.x.source was 'not set'"),
+        ({"data": {"train": {"x": {"source": "x.jsonl"}}}}, "data.train.x.folder was 'not set'"),
     ],
 )
 def test_another_config(path, change, message):
