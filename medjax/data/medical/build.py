@@ -22,7 +22,7 @@ from medjax.errors import UserError
 from medjax.files import Temporary
 
 # Raised when what conditioning makes of the same records and settings changes.
-_CONDITIONING = 1
+_CONDITIONING = 2
 
 
 def built(

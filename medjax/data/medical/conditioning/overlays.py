@@ -71,7 +71,6 @@ def step(records: Sequence[Record], settings: Settings) -> tuple[list[Record], R
             NOTHING: without,
             UNREADABLE: unreadable,
             "watermarks": [{"corner": m.corner, "box": list(m.box)} for m in common.marks],
-            "rows of text": [dataclasses.asdict(band) for band in common.bands],
         },
         warnings=(
             f"{without} of {len(records)} images seem to have no text, though most others have: "

@@ -1,20 +1,36 @@
 """Lines of text in a picture, found by what print looks like: nothing is read.
 
-A line is a row of strokes: thin, sharp, of one height and one grey, many side by side, with nothing
-above and below them. Anatomy seldom is all of that at once.
+A line is a run of glyphs: thin, sharp, of one height, on one base line and of one grey, many side
+by side, with nothing like them above and below. Anatomy seldom is all of that at once; what is
+connected to something large is no glyph.
 """
+
+import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float32
 from scipy import ndimage
+from scipy.sparse import coo_array, csgraph
 
 from medjax.data.medical.record import Pixels
 
-# Pixels: strokes are thinner than this, and lines of print this high.
+# Pixels: strokes are thinner than this, and glyphs this high.
 _STROKE = 9
-_HEIGHTS = (5, 30)
+_HEIGHTS = (4, 30)
 # Print stands out from what is around it by so many of 255 greys, at least.
 CONTRAST = 40
+# So much is enough for glyphs beside a line that was found.
+_FAINT = 24
+# The widest glyph, in heights; letters up to so many pixels high may touch, and be a word.
+_WIDEST, _TOUCHING = 2.5, 9
+# Neighbours of a line: heights alike within a factor, tops or bottoms within a share of the height,
+# and so many heights apart.
+_ALIKE, _ALIGNED, _GAP = 2.0, 0.3, 2.0
+# Lines are one if they are so much higher together, and so many heights apart, at most.
+_ONE_LINE, _HIDDEN = 1.3, 12.0
+# Of a line's rows: at most so many times the height of its tall glyphs.
+_TALLEST = 1.5
 # A line is so many times as wide as high, and has so many strokes from left to right.
 _SLIMNESS = 2.5
 _STROKES = 6
@@ -24,26 +40,29 @@ _DENSITY = (0.55, 3.5)
 _INK = (0.1, 0.62)
 # Ink of the rows next to a line, as a share of the line's own.
 _MARGIN = 0.35
-# Words of a line are at most so many heights apart.
-_WORD_GAP = 2.5
-# Ink of one line is of one grey: half of its letters' peaks lie within so many greys.
+# The ink's centre in a line's thirds: they differ by at most such a share of its height.
+_BENT = 0.2
+# Ink of one line is of one grey: half of its glyphs' peaks lie within so many greys.
 _SPREAD = 48
 
 
-def lines(picture: Float32[np.ndarray, "height width"], contrast: float = CONTRAST) -> list[Pixels]:
+def lines(
+    picture: Float32[np.ndarray, "height width"], contrasts: Sequence[float] = (CONTRAST,)
+) -> list[Pixels]:
     """Lines of text, bright on dark or dark on bright.
 
     Args:
       picture: greys from 0 to 255.
-      contrast: by which strokes stand out, in greys.
+      contrasts: by which strokes stand out, in greys; lines are looked for at each.
 
     Returns:
       Tight boxes in pixels, from top to bottom.
     """
-    found = []
-    for signed in (picture, 255 - picture):
-        found += _bright_lines(signed, contrast)
-    return sorted(found)
+    if not picture.size:
+        return []
+    return sorted(
+        line for signed in (picture, 255 - picture) for line in _bright_lines(signed, contrasts)
+    )
 
 
 def strokes(picture: Float32[np.ndarray, "height width"]) -> Float32[np.ndarray, "height width"]:
@@ -70,64 +89,132 @@ def _moving(extreme: np.ufunc, array: np.ndarray, size: int, axis: int) -> np.nd
     return np.moveaxis(array, 0, axis)
 
 
-def _bright_lines(picture: Float32[np.ndarray, "height width"], contrast: float) -> list[Pixels]:
+def _bright_lines(
+    picture: Float32[np.ndarray, "height width"], contrasts: Sequence[float]
+) -> list[Pixels]:
     relief = strokes(picture)
-    ink = relief > contrast
-    if not ink.any():
+    found: list[Pixels] = []
+    seen = []
+    for contrast in contrasts:
+        blobs = _Blobs.of(relief > contrast)
+        seen.append(blobs.boxes[blobs.tall])
+        found += [
+            _around(glyphs)
+            for glyphs in _runs(seen[-1])
+            if _is_print(picture, blobs, glyphs, contrast)
+        ]
+    if not found:
         return []
-    # Letters become words: holes up to a stroke's width are filled from left to right, and the
-    # dots of i and j joined to their stems.
-    blobs, count = ndimage.label(_closed(ink))
-    words = []
-    for y, x in ndimage.find_objects(blobs, count):
-        tall = _HEIGHTS[0] <= y.stop - y.start <= _HEIGHTS[1]
-        if tall or y.stop - y.start < _HEIGHTS[0]:
-            words.append((y.start, x.start, y.stop, x.stop))
-    return [
-        box
-        for box in _rows(words)
-        if _HEIGHTS[0] <= box[2] - box[0] <= _HEIGHTS[1] and _is_print(picture, ink, box)
-    ]
+    faint = _Blobs.of(relief > _FAINT)
+    glyphs = np.concatenate([*seen, faint.boxes[faint.tall]])
+    return _united([_grown(line, glyphs) for line in _united(found)])
 
 
-def _closed(ink: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
-    padded = np.pad(ink, _STROKE)
-    for size, axis in ((_STROKE, 1), (3, 0)):
-        for extreme in (np.maximum, np.minimum):
-            padded = _moving(extreme, padded, size, axis)
-    return padded[_STROKE:-_STROKE, _STROKE:-_STROKE]
+@dataclasses.dataclass(frozen=True)
+class _Blobs:
+    """What is connected in a picture's ink.
+
+    Attributes:
+      labels: 0 where there is no ink, else the number of the blob, from 1.
+      boxes: int [blobs, 4], y1, x1, y2, x2.
+      small: whether blobs are no larger than glyphs; what is larger, or touches that, is anatomy.
+      tall: those of them that are no dots.
+    """
+
+    labels: np.ndarray
+    boxes: np.ndarray
+    small: np.ndarray
+    tall: np.ndarray
+
+    @classmethod
+    def of(cls, ink: Bool[np.ndarray, "height width"]) -> "_Blobs":
+        labels, count = ndimage.label(ink, np.ones((3, 3)))
+        boxes = np.array(
+            [(y.start, x.start, y.stop, x.stop) for y, x in ndimage.find_objects(labels, count)],
+            int,
+        ).reshape(-1, 4)
+        heights, widths = (boxes[:, 2:] - boxes[:, :2]).T
+        small = (heights <= _HEIGHTS[1]) & ((widths <= _WIDEST * heights) | (heights <= _TOUCHING))
+        return cls(labels, boxes, small, small & (heights >= _HEIGHTS[0]))
 
 
-def _rows(words: list[Pixels]) -> list[Pixels]:
-    """Joins words of one line, from left to right."""
-    rows: list[Pixels] = []
-    for word in sorted(words, key=lambda box: (box[1], box)):
-        for i, row in enumerate(rows):
-            height = max(row[2] - row[0], word[2] - word[0])
-            overlap = min(row[2], word[2]) - max(row[0], word[0])
-            together = max(row[2], word[2]) - min(row[0], word[0])
-            if (
-                overlap >= 0.6 * min(row[2] - row[0], word[2] - word[0])
-                and together <= 1.5 * max(height, _HEIGHTS[0])
-                and word[1] - row[3] <= _WORD_GAP * height
-            ):
-                rows[i] = (
-                    min(row[0], word[0]), row[1], max(row[2], word[2]), max(row[3], word[3]),
-                )  # fmt: skip
+def _united(found: Sequence[Pixels]) -> list[Pixels]:
+    """Lines that are parts of one, the middle of which anatomy may hide."""
+    united: list[Pixels] = []
+    for line in sorted(found, key=lambda box: box[1]):
+        for i, (y1, _, y2, x2) in enumerate(united):
+            height = min(y2 - y1, line[2] - line[0])
+            together = max(y2, line[2]) - min(y1, line[0])
+            if together <= _ONE_LINE * height + 1 and line[1] - x2 <= _HIDDEN * height:
+                united[i] = _around(np.array([united[i], line]))
                 break
         else:
-            rows.append(word)
-    return rows
+            united.append(line)
+    return united
+
+
+def _grown(line: Pixels, glyphs: np.ndarray) -> Pixels:
+    """A line with the glyphs at either end that are too faint, or too crowded, to begin one."""
+    height = line[2] - line[0]
+    tops, bottoms = glyphs[:, 0] - line[0], line[2] - glyphs[:, 2]
+    on_line = (np.minimum(tops, bottoms) >= -1) & (tops + bottoms <= height / 2)
+    glyphs = glyphs[on_line]
+    while True:
+        near = (glyphs[:, 1] - line[3] <= _GAP * height) & (line[1] - glyphs[:, 3] <= _GAP * height)
+        grown = _around(np.concatenate([[line], glyphs[near]]))
+        if grown == line:
+            return line
+        line = grown
+
+
+def _runs(glyphs: np.ndarray) -> list[np.ndarray]:
+    """Groups glyphs that stand in a row: each int [glyphs, 4], y1, x1, y2, x2."""
+    if not len(glyphs):
+        return []
+    y1, x1, y2, x2 = glyphs.T
+    height = y2 - y1
+    low, high = np.minimum(height[:, None], height), np.maximum(height[:, None], height)
+    top, bottom = abs(y1[:, None] - y1), abs(y2[:, None] - y2)
+    apart = np.maximum(x1[:, None], x1) - np.minimum(x2[:, None], x2)
+    linked = (
+        (high <= _ALIKE * low)
+        & (np.minimum(top, bottom) <= np.maximum(_ALIGNED * low, 1))
+        & (apart <= _GAP * high)
+    )
+    count, run = csgraph.connected_components(coo_array(linked), directed=False)
+    return [_in_line(glyphs[run == i]) for i in range(count)]
+
+
+def _in_line(glyphs: np.ndarray) -> np.ndarray:
+    """Those of a chain of glyphs that are on its line: letters of a script differ by a third."""
+    height = np.percentile(glyphs[:, 2] - glyphs[:, 0], 75)
+    middles = (glyphs[:, 0] + glyphs[:, 2]) / 2
+    near = abs(middles - np.median(middles)) <= height * (_TALLEST - 1) / 2 + 1
+    return glyphs[near & (glyphs[:, 2] - glyphs[:, 0] <= _TALLEST * height)]
+
+
+def _around(glyphs: np.ndarray) -> Pixels:
+    if not len(glyphs):
+        return 0, 0, 0, 0
+    (y1, x1), (y2, x2) = glyphs[:, :2].min(0), glyphs[:, 2:].max(0)
+    return int(y1), int(x1), int(y2), int(x2)
 
 
 def _is_print(
-    picture: Float32[np.ndarray, "height width"], ink: Bool[np.ndarray, "height width"], box: Pixels
+    picture: Float32[np.ndarray, "height width"],
+    blobs: _Blobs,
+    glyphs: np.ndarray,
+    contrast: float,
 ) -> bool:
-    y1, x1, y2, x2 = box
+    y1, x1, y2, x2 = _around(glyphs)
     height, width = y2 - y1, x2 - x1
-    if width < _SLIMNESS * height:
+    if height == 0 or width < _SLIMNESS * height:
         return False
-    inside = ink[y1:y2, x1:x2]
+    # What is taller than the line is no part of it, and may well stand next to it.
+    like = blobs.small & (blobs.boxes[:, 2] - blobs.boxes[:, 0] <= _TALLEST * height)
+    top = max(y1 - 2, 0)
+    ink = np.append(False, like)[blobs.labels[top : y2 + 2, x1:x2]]
+    above, inside, below = np.split(ink, [y1 - top, y2 - top])
     share = inside.mean()
     if not _INK[0] <= share <= _INK[1]:
         return False
@@ -136,10 +223,20 @@ def _is_print(
     crossings = crossed[-max(height // 2, 1) :].mean()
     if crossings < _STROKES or not _DENSITY[0] <= crossings * height / width <= _DENSITY[1]:
         return False
-    above, below = ink[max(y1 - 2, 0) : y1, x1:x2], ink[y2 : y2 + 2, x1:x2]
     if any(rows.size and rows.mean() > _MARGIN * share for rows in (above, below)):
         return False
-    letters, count = ndimage.label(inside)
-    peaks = ndimage.maximum(picture[y1:y2, x1:x2], letters, np.arange(1, count + 1))
+    # What is between letters is also above or below them.
+    greys = picture[top : y2 + 2, x1:x2]
+    around = [np.median(rows) for rows in (greys[: y1 - top], greys[y2 - top :]) if rows.size]
+    if around and greys[y1 - top : y2 - top][inside].mean() - min(around) < contrast / 2:
+        return False
+    # A line is straight: all its parts have their ink at one height.
+    centres = [
+        np.average(np.arange(height), weights=part.sum(1)) if part.any() else np.inf
+        for part in np.array_split(inside, 3, axis=1)
+    ]
+    if np.ptp(centres) > _BENT * height:
+        return False
+    peaks = [picture[a:c, b:d].max() for a, b, c, d in glyphs]
     low, high = np.percentile(peaks, (25, 75))
     return bool(high - low <= _SPREAD)
