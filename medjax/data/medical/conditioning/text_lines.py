@@ -29,11 +29,15 @@ _WIDEST, _TOUCHING = 2.5, 9
 _ALIKE, _ALIGNED, _GAP = 2.0, 0.3, 2.0
 # Lines are one if they are so much higher together, and so many heights apart, at most.
 _ONE_LINE, _HIDDEN = 1.3, 12.0
+# Of two lines that share more than this part of one, the slimmer is the line.
+_SAME = 0.25
 # Of a line's rows: at most so many times the height of its tall glyphs.
 _TALLEST = 1.5
-# A line is so many times as wide as high, and has so many strokes from left to right.
+# A line is so many times as wide as high, and has so many strokes from left to right: more if it
+# has fewer glyphs than these, because letters touch.
 _SLIMNESS = 2.5
-_STROKES = 6
+_STROKES, _STROKES_OF_FEW = 6, 12
+_FEW = 5
 # Strokes that a width of one height holds, letters being about half as wide as high.
 _DENSITY = (0.55, 3.5)
 # Share of a line's box that is ink.
@@ -60,9 +64,15 @@ def lines(
     """
     if not picture.size:
         return []
-    return sorted(
+    found = [
         line for signed in (picture, 255 - picture) for line in _bright_lines(signed, contrasts)
-    )
+    ]
+    # What is between the letters of a line, and above it, can look like a line, but never as slim.
+    kept: list[Pixels] = []
+    for line in sorted(found, key=lambda box: (box[0] - box[2]) / (box[3] - box[1]), reverse=True):
+        if not any(_overlap(line, other) > _SAME for other in kept):
+            kept.append(line)
+    return sorted(kept)
 
 
 def strokes(picture: Float32[np.ndarray, "height width"]) -> Float32[np.ndarray, "height width"]:
@@ -136,6 +146,13 @@ class _Blobs:
         heights, widths = (boxes[:, 2:] - boxes[:, :2]).T
         small = (heights <= _HEIGHTS[1]) & ((widths <= _WIDEST * heights) | (heights <= _TOUCHING))
         return cls(labels, boxes, small, small & (heights >= _HEIGHTS[0]))
+
+
+def _overlap(a: Pixels, b: Pixels) -> float:
+    """The part of a box that another covers."""
+    height = min(a[2], b[2]) - max(a[0], b[0])
+    width = min(a[3], b[3]) - max(a[1], b[1])
+    return max(height, 0) * max(width, 0) / ((a[2] - a[0]) * (a[3] - a[1]))
 
 
 def _united(found: Sequence[Pixels]) -> list[Pixels]:
@@ -221,7 +238,8 @@ def _is_print(
     # Strokes that a row of pixels crosses, in the rows that cross most.
     crossed = np.sort((np.diff(inside.astype(np.int8), prepend=0, axis=1) == 1).sum(1))
     crossings = crossed[-max(height // 2, 1) :].mean()
-    if crossings < _STROKES or not _DENSITY[0] <= crossings * height / width <= _DENSITY[1]:
+    strokes_needed = _STROKES if len(glyphs) >= _FEW else _STROKES_OF_FEW
+    if crossings < strokes_needed or not _DENSITY[0] <= crossings * height / width <= _DENSITY[1]:
         return False
     if any(rows.size and rows.mean() > _MARGIN * share for rows in (above, below)):
         return False
