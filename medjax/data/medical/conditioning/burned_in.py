@@ -32,6 +32,8 @@ _HIGHEST, _HIGHEST_PIXELS = 0.08, 16
 # Contrasts at which lines are looked for. The higher one sees white print on anatomy, the lower one
 # grey print.
 _CONTRASTS = (56.0, 112.0)
+# In the mean of corners text is fainter, for not all images have it, and its letters touch.
+_COMMON_CONTRASTS, _COMMON_GLYPHS = (40.0, 56.0, 72.0), 3
 # Print has one size in all images, or grows with them: corners are compared as they are, and of
 # images whose shorter side is made so many pixels long.
 _RULERS = (0, 256)
@@ -127,7 +129,7 @@ class Learner:
             mean[count < max(_FEWEST, _SHOWN_BY * self._images)] = 0
             # As it looks in the image, for print has no mirrored letters.
             picture = _turned(128 + mean * (127 / _CLIP), corner)
-            for found in text_lines.lines(picture):
+            for found in text_lines.lines(picture, _COMMON_CONTRASTS, _COMMON_GLYPHS):
                 y1, x1, y2, x2 = box = _from_corner(
                     _widened(found, picture.shape), picture.shape, corner
                 )
@@ -166,13 +168,14 @@ def find(
 def _sure_lines(picture: Float32[np.ndarray, "height width"]) -> list[tuple[str, Pixels]]:
     """Lines near the upper and the lower edge: kind, tight box."""
     height = len(picture)
-    near = min(max(int(_NEAR_EDGE * height), _NEAR_EDGE_PIXELS), height // 2)
-    highest = max(_HIGHEST * height, _HIGHEST_PIXELS)
+    highest = int(max(_HIGHEST * height, _HIGHEST_PIXELS))
+    near = min(max(int(_NEAR_EDGE * height), _NEAR_EDGE_PIXELS) + highest, height // 2)
     return [
         (kind, (start + y1, x1, start + y2, x2))
         for kind, start in ((HEADER, 0), (FOOTER, height - near))
         for y1, x1, y2, x2 in text_lines.lines(picture[start : start + near], _CONTRASTS)
-        if y2 - y1 <= highest
+        # What is cut through is further inside.
+        if y2 - y1 <= highest and (y2 < near if kind == HEADER else y1 > 0)
     ]
 
 

@@ -18,9 +18,7 @@ from medjax.data.medical.record import Pixels
 # Pixels: strokes are thinner than this, and glyphs this high.
 _STROKE = 9
 _HEIGHTS = (4, 30)
-# Print stands out from what is around it by so many of 255 greys, at least.
-CONTRAST = 40
-# So much is enough for glyphs beside a line that was found.
+# By so many of 255 greys glyphs stand out that are beside a line that was found.
 _FAINT = 24
 # The widest glyph, in heights; letters up to so many pixels high may touch, and be a word.
 _WIDEST, _TOUCHING = 2.5, 9
@@ -34,10 +32,9 @@ _SAME = 0.25
 # Of a line's rows: at most so many times the height of its tall glyphs.
 _TALLEST = 1.5
 # A line is so many times as wide as high, and has so many strokes from left to right: more if it
-# has fewer glyphs than these, because letters touch.
+# has few glyphs, because letters touch.
 _SLIMNESS = 2.5
 _STROKES, _STROKES_OF_FEW = 6, 12
-_FEW = 5
 # Strokes that a width of one height holds, letters being about half as wide as high.
 _DENSITY = (0.55, 3.5)
 # Share of a line's box that is ink.
@@ -51,13 +48,14 @@ _SPREAD = 48
 
 
 def lines(
-    picture: Float32[np.ndarray, "height width"], contrasts: Sequence[float] = (CONTRAST,)
+    picture: Float32[np.ndarray, "height width"], contrasts: Sequence[float], enough: int = 5
 ) -> list[Pixels]:
     """Lines of text, bright on dark or dark on bright.
 
     Args:
       picture: greys from 0 to 255.
       contrasts: by which strokes stand out, in greys; lines are looked for at each.
+      enough: glyphs of a line; one that has fewer, because letters touch, needs more strokes.
 
     Returns:
       Tight boxes in pixels, from top to bottom.
@@ -65,7 +63,9 @@ def lines(
     if not picture.size:
         return []
     found = [
-        line for signed in (picture, 255 - picture) for line in _bright_lines(signed, contrasts)
+        line
+        for signed in (picture, 255 - picture)
+        for line in _bright_lines(signed, contrasts, enough)
     ]
     # What is between the letters of a line, and above it, can look like a line, but never as slim.
     kept: list[Pixels] = []
@@ -100,7 +100,7 @@ def _moving(extreme: np.ufunc, array: np.ndarray, size: int, axis: int) -> np.nd
 
 
 def _bright_lines(
-    picture: Float32[np.ndarray, "height width"], contrasts: Sequence[float]
+    picture: Float32[np.ndarray, "height width"], contrasts: Sequence[float], enough: int
 ) -> list[Pixels]:
     relief = strokes(picture)
     found: list[Pixels] = []
@@ -111,7 +111,7 @@ def _bright_lines(
         found += [
             _around(glyphs)
             for glyphs in _runs(seen[-1])
-            if _is_print(picture, blobs, glyphs, contrast)
+            if _is_print(picture, blobs, glyphs, contrast, enough)
         ]
     if not found:
         return []
@@ -222,6 +222,7 @@ def _is_print(
     blobs: _Blobs,
     glyphs: np.ndarray,
     contrast: float,
+    enough: int,
 ) -> bool:
     y1, x1, y2, x2 = _around(glyphs)
     height, width = y2 - y1, x2 - x1
@@ -238,7 +239,7 @@ def _is_print(
     # Strokes that a row of pixels crosses, in the rows that cross most.
     crossed = np.sort((np.diff(inside.astype(np.int8), prepend=0, axis=1) == 1).sum(1))
     crossings = crossed[-max(height // 2, 1) :].mean()
-    strokes_needed = _STROKES if len(glyphs) >= _FEW else _STROKES_OF_FEW
+    strokes_needed = _STROKES if len(glyphs) >= enough else _STROKES_OF_FEW
     if crossings < strokes_needed or not _DENSITY[0] <= crossings * height / width <= _DENSITY[1]:
         return False
     if any(rows.size and rows.mean() > _MARGIN * share for rows in (above, below)):
