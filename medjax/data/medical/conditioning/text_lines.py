@@ -70,9 +70,16 @@ def lines(
     # What is between the letters of a line, and above it, can look like a line, but never as slim.
     kept: list[Pixels] = []
     for line in sorted(found, key=lambda box: (box[0] - box[2]) / (box[3] - box[1]), reverse=True):
-        if not any(_overlap(line, other) > _SAME for other in kept):
+        if not any(overlap(line, other) > _SAME for other in kept):
             kept.append(line)
     return sorted(kept)
+
+
+def overlap(a: Pixels, b: Pixels) -> float:
+    """The part of a box that another covers."""
+    height = min(a[2], b[2]) - max(a[0], b[0])
+    width = min(a[3], b[3]) - max(a[1], b[1])
+    return max(height, 0) * max(width, 0) / ((a[2] - a[0]) * (a[3] - a[1]))
 
 
 def strokes(picture: Float32[np.ndarray, "height width"]) -> Float32[np.ndarray, "height width"]:
@@ -146,13 +153,6 @@ class _Blobs:
         heights, widths = (boxes[:, 2:] - boxes[:, :2]).T
         small = (heights <= _HEIGHTS[1]) & ((widths <= _WIDEST * heights) | (heights <= _TOUCHING))
         return cls(labels, boxes, small, small & (heights >= _HEIGHTS[0]))
-
-
-def _overlap(a: Pixels, b: Pixels) -> float:
-    """The part of a box that another covers."""
-    height = min(a[2], b[2]) - max(a[0], b[0])
-    width = min(a[3], b[3]) - max(a[1], b[1])
-    return max(height, 0) * max(width, 0) / ((a[2] - a[0]) * (a[3] - a[1]))
 
 
 def _united(found: Sequence[Pixels]) -> list[Pixels]:
