@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 from scipy import ndimage
 from scipy.sparse import coo_array, csgraph
+from scipy.spatial import KDTree
 
 from medjax.data.medical.record import Pixels
 
@@ -188,18 +189,26 @@ def _runs(glyphs: np.ndarray) -> list[np.ndarray]:
     """Groups glyphs that stand in a row: each int [glyphs, 4], y1, x1, y2, x2."""
     if not len(glyphs):
         return []
-    y1, x1, y2, x2 = glyphs.T
-    height = y2 - y1
-    low, high = np.minimum(height[:, None], height), np.maximum(height[:, None], height)
-    top, bottom = abs(y1[:, None] - y1), abs(y2[:, None] - y2)
-    apart = np.maximum(x1[:, None], x1) - np.minimum(x2[:, None], x2)
+    heights, widths = (glyphs[:, 2:] - glyphs[:, :2]).T
+    # Pairs near enough to be neighbours; all pairs of a large image's texture would be too many.
+    middles = (glyphs[:, :2] + glyphs[:, 2:]) / 2
+    reach = heights.max(), widths.max() + _GAP * heights.max()
+    one, other = KDTree(middles / reach).query_pairs(1, p=np.inf, output_type="ndarray").T
+    low, high = (f(heights[one], heights[other]) for f in (np.minimum, np.maximum))
+    top, _, bottom, _ = abs(glyphs[one] - glyphs[other]).T
+    apart = np.maximum(*glyphs[[one, other], 1]) - np.minimum(*glyphs[[one, other], 3])
     linked = (
         (high <= _ALIKE * low)
         & (np.minimum(top, bottom) <= np.maximum(_ALIGNED * low, 1))
         & (apart <= _GAP * high)
     )
-    count, run = csgraph.connected_components(coo_array(linked), directed=False)
-    return [_in_line(glyphs[run == i]) for i in range(count)]
+    links = coo_array(
+        (np.ones(linked.sum()), (one[linked], other[linked])), (len(glyphs), len(glyphs))
+    )
+    count, run = csgraph.connected_components(links, directed=False)
+    order = np.argsort(run, kind="stable")
+    ends = np.cumsum(np.bincount(run, minlength=count))[:-1]
+    return [_in_line(glyphs[part]) for part in np.split(order, ends)]
 
 
 def _in_line(glyphs: np.ndarray) -> np.ndarray:
