@@ -12,15 +12,14 @@ import numpy as np
 from jaxtyping import Bool, Float32
 from scipy import ndimage
 from scipy.sparse import coo_array, csgraph
+from scipy.spatial import KDTree
 
 from medjax.data.medical.record import Pixels
 
 # Pixels: strokes are thinner than this, and glyphs this high.
 _STROKE = 9
 _HEIGHTS = (4, 30)
-# Print stands out from what is around it by so many of 255 greys, at least.
-CONTRAST = 40
-# So much is enough for glyphs beside a line that was found.
+# By so many of 255 greys glyphs stand out that are beside a line that was found.
 _FAINT = 24
 # The widest glyph, in heights; letters up to so many pixels high may touch, and be a word.
 _WIDEST, _TOUCHING = 2.5, 9
@@ -29,11 +28,14 @@ _WIDEST, _TOUCHING = 2.5, 9
 _ALIKE, _ALIGNED, _GAP = 2.0, 0.3, 2.0
 # Lines are one if they are so much higher together, and so many heights apart, at most.
 _ONE_LINE, _HIDDEN = 1.3, 12.0
+# Of two lines that share more than this part of one, the slimmer is the line.
+_SAME = 0.25
 # Of a line's rows: at most so many times the height of its tall glyphs.
 _TALLEST = 1.5
-# A line is so many times as wide as high, and has so many strokes from left to right.
+# A line is so many times as wide as high, and has so many strokes from left to right: more if it
+# has few glyphs, because letters touch.
 _SLIMNESS = 2.5
-_STROKES = 6
+_STROKES, _STROKES_OF_FEW = 6, 12
 # Strokes that a width of one height holds, letters being about half as wide as high.
 _DENSITY = (0.55, 3.5)
 # Share of a line's box that is ink.
@@ -47,22 +49,38 @@ _SPREAD = 48
 
 
 def lines(
-    picture: Float32[np.ndarray, "height width"], contrasts: Sequence[float] = (CONTRAST,)
+    picture: Float32[np.ndarray, "height width"], contrasts: Sequence[float], enough: int = 5
 ) -> list[Pixels]:
     """Lines of text, bright on dark or dark on bright.
 
     Args:
       picture: greys from 0 to 255.
       contrasts: by which strokes stand out, in greys; lines are looked for at each.
+      enough: glyphs of a line; one that has fewer, because letters touch, needs more strokes.
 
     Returns:
       Tight boxes in pixels, from top to bottom.
     """
     if not picture.size:
         return []
-    return sorted(
-        line for signed in (picture, 255 - picture) for line in _bright_lines(signed, contrasts)
-    )
+    found = [
+        line
+        for signed in (picture, 255 - picture)
+        for line in _bright_lines(signed, contrasts, enough)
+    ]
+    # What is between the letters of a line, and above it, can look like a line, but never as slim.
+    kept: list[Pixels] = []
+    for line in sorted(found, key=lambda box: (box[0] - box[2]) / (box[3] - box[1]), reverse=True):
+        if not any(overlap(line, other) > _SAME for other in kept):
+            kept.append(line)
+    return sorted(kept)
+
+
+def overlap(a: Pixels, b: Pixels) -> float:
+    """The part of a box that another covers."""
+    height = min(a[2], b[2]) - max(a[0], b[0])
+    width = min(a[3], b[3]) - max(a[1], b[1])
+    return max(height, 0) * max(width, 0) / ((a[2] - a[0]) * (a[3] - a[1]))
 
 
 def strokes(picture: Float32[np.ndarray, "height width"]) -> Float32[np.ndarray, "height width"]:
@@ -90,7 +108,7 @@ def _moving(extreme: np.ufunc, array: np.ndarray, size: int, axis: int) -> np.nd
 
 
 def _bright_lines(
-    picture: Float32[np.ndarray, "height width"], contrasts: Sequence[float]
+    picture: Float32[np.ndarray, "height width"], contrasts: Sequence[float], enough: int
 ) -> list[Pixels]:
     relief = strokes(picture)
     found: list[Pixels] = []
@@ -101,7 +119,7 @@ def _bright_lines(
         found += [
             _around(glyphs)
             for glyphs in _runs(seen[-1])
-            if _is_print(picture, blobs, glyphs, contrast)
+            if _is_print(picture, blobs, glyphs, contrast, enough)
         ]
     if not found:
         return []
@@ -171,18 +189,26 @@ def _runs(glyphs: np.ndarray) -> list[np.ndarray]:
     """Groups glyphs that stand in a row: each int [glyphs, 4], y1, x1, y2, x2."""
     if not len(glyphs):
         return []
-    y1, x1, y2, x2 = glyphs.T
-    height = y2 - y1
-    low, high = np.minimum(height[:, None], height), np.maximum(height[:, None], height)
-    top, bottom = abs(y1[:, None] - y1), abs(y2[:, None] - y2)
-    apart = np.maximum(x1[:, None], x1) - np.minimum(x2[:, None], x2)
+    heights, widths = (glyphs[:, 2:] - glyphs[:, :2]).T
+    # Pairs near enough to be neighbours; all pairs of a large image's texture would be too many.
+    middles = (glyphs[:, :2] + glyphs[:, 2:]) / 2
+    reach = heights.max(), widths.max() + _GAP * heights.max()
+    one, other = KDTree(middles / reach).query_pairs(1, p=np.inf, output_type="ndarray").T
+    low, high = (f(heights[one], heights[other]) for f in (np.minimum, np.maximum))
+    top, _, bottom, _ = abs(glyphs[one] - glyphs[other]).T
+    apart = np.maximum(*glyphs[[one, other], 1]) - np.minimum(*glyphs[[one, other], 3])
     linked = (
         (high <= _ALIKE * low)
         & (np.minimum(top, bottom) <= np.maximum(_ALIGNED * low, 1))
         & (apart <= _GAP * high)
     )
-    count, run = csgraph.connected_components(coo_array(linked), directed=False)
-    return [_in_line(glyphs[run == i]) for i in range(count)]
+    links = coo_array(
+        (np.ones(linked.sum()), (one[linked], other[linked])), (len(glyphs), len(glyphs))
+    )
+    count, run = csgraph.connected_components(links, directed=False)
+    order = np.argsort(run, kind="stable")
+    ends = np.cumsum(np.bincount(run, minlength=count))[:-1]
+    return [_in_line(glyphs[part]) for part in np.split(order, ends)]
 
 
 def _in_line(glyphs: np.ndarray) -> np.ndarray:
@@ -205,6 +231,7 @@ def _is_print(
     blobs: _Blobs,
     glyphs: np.ndarray,
     contrast: float,
+    enough: int,
 ) -> bool:
     y1, x1, y2, x2 = _around(glyphs)
     height, width = y2 - y1, x2 - x1
@@ -221,7 +248,8 @@ def _is_print(
     # Strokes that a row of pixels crosses, in the rows that cross most.
     crossed = np.sort((np.diff(inside.astype(np.int8), prepend=0, axis=1) == 1).sum(1))
     crossings = crossed[-max(height // 2, 1) :].mean()
-    if crossings < _STROKES or not _DENSITY[0] <= crossings * height / width <= _DENSITY[1]:
+    strokes_needed = _STROKES if len(glyphs) >= enough else _STROKES_OF_FEW
+    if crossings < strokes_needed or not _DENSITY[0] <= crossings * height / width <= _DENSITY[1]:
         return False
     if any(rows.size and rows.mean() > _MARGIN * share for rows in (above, below)):
         return False

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from medjax.data.datasets.mni152_vqa.volume import load_template
+from medjax.data.medical.drawn import heads, overlays, plan, texts
 from medjax.data.medical.record import FileImage, Question, Record
 from medjax.data.volumes import slice_for_display
 
@@ -78,6 +79,28 @@ def drawn(anatomy) -> list[Drawn]:
     """Images with text."""
     rng = np.random.default_rng(0)
     return [draw(slice_, rng) for slice_ in anatomy for _ in range(2)]
+
+
+@pytest.fixture(scope="session")
+def medpix() -> list[Drawn]:
+    """Images of the drawn MedPix, whose text grows with them."""
+    rng = np.random.default_rng(0)
+    images = [(case, image) for case in plan.plan(26, 0) for image in case.images][:60]
+    made = []
+    for case, image in images:
+        values = heads.head_slice(
+            image.plane, image.millimetres, image.modality, case.diagnosis, case.lesion,
+            case.strength,
+        )  # fmt: skip
+        clean = heads.finish(values, image.height, image.width, rng)
+        corner = "left" if rng.random() < 0.5 else "right"
+        footer = texts.footer(rng)
+        pixels, text, mark = (
+            np.asarray(overlays.burn_in(grey, line, corner, transparent=None))[..., 0]
+            for grey, line in ((clean, footer), (0 * clean, footer), (0 * clean, ""))
+        )
+        made.append(Drawn(clean, pixels, text - mark, mark))
+    return made
 
 
 @dataclasses.dataclass
