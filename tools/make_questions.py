@@ -156,9 +156,12 @@ def _make(
         "requests": len(planned.requests),
         "forecast": dataclasses.asdict(forecast),
     }
+    useless = sum(outcome.fault is not None for outcome in outcomes.values())
     cli.say(
         f"{planned.records} images need {len(planned.requests)} requests, {len(outcomes)} of them "
-        f"answered before. The other {forecast.requests} take about {forecast.tokens_in} tokens in "
+        f"answered before"
+        + (f" ({useless} of no use, which more --attempts would ask again)" if useless else "")
+        + f". The other {forecast.requests} take about {forecast.tokens_in} tokens in "
         f"and {forecast.tokens_out} out: {forecast.cost:.4f}, at most {forecast.cost_at_most:.4f}."
     )
     if args.dry_run:

@@ -77,9 +77,8 @@ def _check(config: ConfigDict, where: str) -> None:
     phases = config.data.phases
     if not all(isinstance(epochs, int | float) and epochs > 0 for epochs in phases):
         raise UserError(f"{where}: data.phases is {phases}; write passes above 0, as (2.0, 5.0)")
-    last = max(len(phases) - 1, 0)
     for name, source in config.data.train.items():
-        if not 0 <= source.phase <= last:
+        if phases and not 0 <= source.phase < len(phases):
             raise UserError(
                 f"{where}: data.train.{name}.phase is {source.phase}, but data.phases has "
                 f"{len(phases)} passes: phases count from 0"

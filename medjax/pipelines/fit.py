@@ -175,7 +175,8 @@ def steps_of(config: ConfigDict, examples: int) -> int:
     """
     if bool(config.steps) == bool(config.epochs):
         raise UserError(
-            f"set steps or epochs, and not both (steps {config.steps}, epochs {config.epochs})"
+            f"set steps or epochs, and not both (steps {config.steps}, epochs {config.epochs}): "
+            "the other one is 0"
         )
     return config.steps or max(1, int(np.ceil(config.epochs * examples / config.batch_size)))
 

@@ -66,7 +66,8 @@ class EarlyStopping:
         if self.metric not in known:
             raise UserError(
                 f"{where}early_stopping.metric is {self.metric!r}, which validation does not tell; "
-                f"name one of {', '.join(sorted(known))}"
+                f"name one of {', '.join(sorted(known))}. Scores of answers, such as exact_match, "
+                "are told where eval_answers is above 0"
             )
 
     def told(self) -> str:

@@ -18,7 +18,7 @@ def schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     """Learning rate by step: linear warm-up from 0, then cosine or linear to 0, or constant."""
     warmup, peak = config.warmup_steps, config.learning_rate
     if warmup < 0 or (warmup and warmup >= steps):
-        raise UserError(f"optimizer.warmup_steps {warmup} must be in [0, steps {steps})")
+        raise UserError(f"optimizer.warmup_steps {warmup} must be in [0, steps {steps}); lower it")
     rest = steps - warmup
     after = {
         "constant": lambda: optax.constant_schedule(peak),

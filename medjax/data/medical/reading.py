@@ -42,7 +42,7 @@ def readable(records: Sequence[Record], counter: FaultCounter) -> list[Record]:
       counter: takes the others.
     """
     kept = []
-    tried = of_images(records, lambda record, pixels: True, "can images be read")
+    tried = of_images(records, lambda record, pixels: True, "checking images")
     for record, can_be_read in zip(records, tried, strict=True):
         try:
             if not can_be_read:

@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from medjax.data.example import Example
 from medjax.data.image_files import ImageFile, read_bytes
 from medjax.data.medical import build, catalogue
+from medjax.data.medical.conditioning import page
 from medjax.data.medical.conditioning.settings import DEFAULT, Settings
 from medjax.data.medical.reading import file_of
 from medjax.data.medical.record import SHORT_FACTS, SPLITS, FileImage, Question, Record, shown
@@ -43,6 +44,7 @@ class MedicalSource:
 
     Attributes:
       name, split: of the dataset.
+      report: the page that tells what was done to the data.
       built: the dataset's name and, after a slash, what tells this build of it from others.
     """
 
@@ -83,6 +85,7 @@ class MedicalSource:
             )
         self.faults: Mapping[str, int] = build.faults(builder)
         self.name, self.split = name, split
+        self.report = builder.data_path / page.FILES[1]
         self.built = f"{name}/{builder.builder_config.name}"
         self._records = builder.as_data_source(split)
         texts = pyarrow.parquet.read_table(

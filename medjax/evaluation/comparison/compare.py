@@ -113,8 +113,8 @@ def _shared(
     if any(len(index) != len(common) for index in indices.values()):
         counts = ", ".join(f"{len(index)} by {name}" for name, index in indices.items())
         notes.append(
-            f"Compared on the {len(common)} questions that all systems answered; answered were "
-            f"{counts}."
+            f"Compared on the {len(common)} questions that all systems answered or were counted as "
+            f"silent about; rows are {counts}."
         )
     truths = {
         id: {" ".join(index[id].truth.split()) for index in indices.values()} for id in common

@@ -52,7 +52,8 @@ def read_truths(data: str, part: str, tasks: Sequence[str] = ()) -> dict[str, Tr
         found = _of_file(Path(data).expanduser())
     else:
         raise UserError(
-            f"--data {data}: write a file of questions with their true answers, or NAME=FOLDER "
+            f"--data {data}: write the path of a file of questions with their true answers (such "
+            "as a run's predictions.jsonl, without NAME=), or NAME=FOLDER "
             f"with a name among {', '.join(catalogue.NAMES)}."
         )
     kinds = dict.fromkeys(truth.task for truth in found.values())

@@ -2,7 +2,7 @@
 
 import itertools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,8 @@ def train(config: ConfigDict, workdir: Workdir) -> None:
     workdir_lib.create(workdir, config)
     tokenizer.save(workdir.tokenizer)
     say(f"workdir {workdir.path}")
+    for name, report in _reports(plans).items():
+        say(f"what was done to {name}: {report}")
     earlier = None
     for plan in plans:
         if workdir.model(plan.name).exists():
@@ -77,6 +79,12 @@ def train(config: ConfigDict, workdir: Workdir) -> None:
                 start = weights.open_result(workdir.model(earlier))
             stages.run_stage(plan, workdir, start, tokenizer)
         earlier = plan.name
+
+
+def _reports(plans: Sequence[stages.Plan]) -> dict[str, Any]:
+    """The pages that tell what was done to datasets, by the datasets' names."""
+    sources: list[Any] = [source for plan in plans for source, _ in plan.sources.values()]
+    return {s.name: s.report for s in sources if hasattr(s, "report")}
 
 
 def _check_given(configs: Mapping[str, ConfigDict]) -> None:

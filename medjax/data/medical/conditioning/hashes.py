@@ -99,7 +99,7 @@ def step(records: Sequence[Record], settings: Settings) -> tuple[list[Record], R
     )
 
 
-def with_hashes(records: Sequence[Record], what: str = "what images look like") -> list[Record]:
+def with_hashes(records: Sequence[Record], what: str = "hashing images") -> list[Record]:
     """The records with their hashes; those that have one keep it.
 
     Blank images, and those that cannot be read, stay without.
