@@ -85,7 +85,7 @@ def png(tmp_path):
 
 def test_two_processes_at_once_build_once_and_the_same_bytes(built_medpix, tmp_path):
     processes = [_process(built_medpix, tmp_path) for _ in range(2)]
-    outputs = [process.communicate(timeout=60) for process in processes]
+    outputs = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     (place,) = {out for out, _ in outputs}  # and nothing else is on standard output
     # Locations that are none are told of by whoever reads the files: one of the two.
@@ -98,7 +98,7 @@ def test_two_processes_at_once_build_once_and_the_same_bytes(built_medpix, tmp_p
 
 def test_a_killed_build_leaves_nothing_in_the_way(built_medpix, tmp_path):
     process = _process(built_medpix, tmp_path)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list(tmp_path.glob("medpix2/*/incomplete.*")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
