@@ -1,8 +1,9 @@
 """What medjax's pages are made of: a page needs nothing but itself, and trusts no data.
 
-A page is a template beside its module: `page.css` is its style, images are data URIs, and a content
-security policy lets no other script run than the template's own. Everything that comes from data
-goes through `escape`, or through `json_block` where a script makes the page of it.
+A page is a template beside its module: `page_head.html` begins it, `page.css` is its style, images
+are data URIs, and a content security policy lets no other script run than the template's own.
+Everything that comes from data goes through `escape`, or through `json_block` where a script makes
+the page of it.
 """
 
 import base64
@@ -30,25 +31,31 @@ class _Page(string.Template):
     delimiter = "%%"
 
 
-def fill(package: str, name: str, **values: object) -> str:
-    """A template with its values, the shared style and the checksum of its script, if it has one.
+def fill(package: str, name: str, *, title: str, **values: object) -> str:
+    """A template with the head that all pages share, and its values.
+
+    The head has the shared style, after which the template's own may follow, and lets no other
+    script run than the template's own, if it has one.
 
     Args:
       package, name: where the template is, as `importlib.resources` finds it.
-      values: of its placeholders, already escaped.
+      title, values: of its placeholders, already escaped.
     """
     template = (importlib.resources.files(package) / name).read_text("utf-8")
-    style = (importlib.resources.files(__package__) / "page.css").read_text("utf-8")
-    script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)
+    here = importlib.resources.files(__package__)
+    head, style = ((here / part).read_text("utf-8") for part in ("page_head.html", "page.css"))
+    script, allowed = re.search(r"<script>(.*?)</script>", template, re.DOTALL), ""
     if script is not None:
         inside = script[1]
         assert _Page.delimiter not in inside, f"{name}: its script is filled in after its checksum"
         digest = hashlib.sha256(inside.encode("utf-8")).digest()
-        values["script_hash"] = f"sha256-{base64.b64encode(digest).decode()}"
-    return _Page(template).substitute(
+        allowed = f"; script-src 'sha256-{base64.b64encode(digest).decode()}'"
+    shared = _Page(head).substitute(
+        scripts=allowed,
+        title=title,
         style=_Page(style).substitute(truth_colour=TRUTH_COLOUR, guess_colour=GUESS_COLOUR),
-        **values,
     )
+    return _Page(template).substitute(head=shared.removesuffix("\n"), title=title, **values)
 
 
 def options(values: Iterable[tuple[object, str]], selected: object = None) -> str:
